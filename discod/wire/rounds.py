@@ -1,0 +1,266 @@
+"""What the peers of one task sign and say to each other; docs/protocol.md is the normative text.
+
+    i -> all      Advert, Links            (while local training runs)
+    leader -> all Roster                   (the attempt: its hash is the round id)
+    i -> all      Have                     (I answer this roster)
+    i -> all      Manifest                 (hashes of my chunks)      ... bulk: piece, i -> owner
+    owner -> all  Receipt                  (whose pieces I hold)
+    leader -> all Propose | Reassign       (the set U the sum will be over)
+    i -> all      View                     (the leader is silent)
+    i -> all      Consent                  (to exactly this U)
+    owner -> all  Sum                      (hash of my chunk's sum)   ... bulk: sum, owner -> all
+    i -> all      Done                     (hash of the new joint state)
+    i <-> j       Ask / State              (certificates)             ... bulk: snapshot
+
+Every one of them travels as `Signed`: canonical `Envelope` bytes and an Ed25519 signature over the kind's label and
+their hash. Bulk is never signed directly: a signed Manifest, Sum or certificate holds its hash.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from discod.errors import Broken
+from discod.wire.codec import HASH_BYTES, PROTOCOL_VERSION, SIGNATURE_BYTES, check_hash, decode, decoder, digest, encode
+
+NO_RID = bytes(HASH_BYTES)  # the rid of messages that belong to no attempt
+MAX_ROSTER = 128
+MAX_CHUNKS = MAX_ROSTER
+MAX_HEADERS = 64  # rounds of certificates a peer keeps and sends
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A body; its `kind` is in the envelope."""
+
+    kind: ClassVar[str] = ""
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Canonical Envelope bytes and the sender's signature over them."""
+
+    envelope: bytes
+    signature: bytes
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is signed. `slot` makes one (kind, rid, sender) distinct per view, chunk or sequence number."""
+
+    version: int
+    kind: str
+    scope: bytes  # H(mesh, task): messages of one task in one mesh
+    rid: bytes  # round id; for an Advert its era; NO_RID where there is none
+    sender: bytes  # PeerId
+    slot: int
+    body: bytes  # canonical bytes of the Message
+
+
+class Advert(Message, frozen=True):
+    """I train on this base and can be in one roster. Fresh for every attempt."""
+
+    kind: ClassVar[str] = "advert"
+    seq: int
+    nonce: bytes  # 16 bytes
+    round: int  # of the base
+    base: bytes  # hash of the joint state I train from
+    members: bytes  # hash of my member set
+    lost: tuple[tuple[bytes, int], ...]  # (leader, rounds I lost under it on this base)
+
+
+class Links(Message, frozen=True):
+    """Whom I am linked with now. Not part of any round id: the leader uses the latest."""
+
+    kind: ClassVar[str] = "links"
+    seq: int
+    peers: tuple[bytes, ...]
+
+
+class Roster(Message, frozen=True):
+    """The signed Adverts of the peers of this attempt, sorted by PeerId."""
+
+    kind: ClassVar[str] = "roster"
+    adverts: tuple[Signed, ...]
+
+
+class Have(Message, frozen=True):
+    """I answer this roster and no other with the Advert it holds."""
+
+    kind: ClassVar[str] = "have"
+    bitmap: bytes
+
+
+class Manifest(Message, frozen=True):
+    """SHA-256 of each of my chunks, in chunk order; sending it spends the update."""
+
+    kind: ClassVar[str] = "manifest"
+    start: bytes  # u1h, the hash of the set that started
+    chunks: tuple[bytes, ...]
+
+
+class Receipt(Message, frozen=True):
+    """I hold the valid piece of `chunk` of each of these (peer, manifest hash). Cumulative; slot counts up."""
+
+    kind: ClassVar[str] = "receipt"
+    chunk: int
+    pieces: tuple[tuple[bytes, bytes], ...]
+
+
+class Propose(Message, frozen=True):
+    """Sum over exactly U, with the manifests and receipts this rests on. Slot is the view."""
+
+    kind: ClassVar[str] = "propose"
+    view: int
+    included: bytes  # bitmap over the roster
+    manifests: bytes  # mh: hash of the manifests of U, in roster order
+    owners: tuple[int, ...]  # per chunk, the owner's position in the owner order
+    evidence: tuple[Signed, ...]
+
+
+class Reassign(Message, frozen=True):
+    """Send the pieces of these chunks to these owners: the former ones are gone. Slot counts up."""
+
+    kind: ClassVar[str] = "reassign"
+    view: int
+    owners: tuple[int, ...]
+
+
+class View(Message, frozen=True):
+    """I have given up on the leaders before view `view`; what I consented to, if anything. Slot is the view."""
+
+    kind: ClassVar[str] = "view"
+    view: int
+    consent: Signed | None
+    propose: Signed | None
+
+
+class Consent(Message, frozen=True):
+    """I agree to open exactly the sum that `uh` names; one per rid, ever."""
+
+    kind: ClassVar[str] = "consent"
+    uh: bytes
+
+
+class Sum(Message, frozen=True):
+    """SHA-256 of the words of this chunk's sum. Slot is the chunk."""
+
+    kind: ClassVar[str] = "sum"
+    uh: bytes
+    chunk: int
+    hash: bytes
+
+
+class Done(Message, frozen=True):
+    """I hold the joint state with this hash on disk; one per rid, ever."""
+
+    kind: ClassVar[str] = "done"
+    state: bytes
+
+
+class Leave(Message, frozen=True):
+    """I am out of this attempt, as if lost."""
+
+    kind: ClassVar[str] = "leave"
+    reason: str
+
+
+class Abort(Message, frozen=True):
+    """The leader gives this attempt up; counts only while the receiver has sent no Manifest."""
+
+    kind: ClassVar[str] = "abort"
+    reason: str
+
+
+class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """t equal Dones of a roster: proof, for anybody with the member records, that `state` follows `parent`."""
+
+    round: int
+    parent: bytes
+    state: bytes
+    adverts: tuple[Signed, ...]
+    threshold: int
+    dones: tuple[Signed, ...]
+
+
+class Ask(Message, frozen=True):
+    """Send me your certificates (and the snapshot of `state`, when it is not empty). Slot counts up."""
+
+    kind: ClassVar[str] = "ask"
+    seq: int
+    state: bytes
+
+
+class State(Message, frozen=True):
+    """My chain of certificates, oldest first; the last one is my base."""
+
+    kind: ClassVar[str] = "state"
+    seq: int
+    headers: tuple[Certificate, ...]
+
+
+BODIES: dict[str, type[Message]] = {
+    body.kind: body
+    for body in (
+        Advert,
+        Links,
+        Roster,
+        Have,
+        Manifest,
+        Receipt,
+        Propose,
+        Reassign,
+        View,
+        Consent,
+        Sum,
+        Done,
+        Leave,
+        Abort,
+        Ask,
+        State,
+    )
+}
+_bodies = {kind: decoder(body) for kind, body in BODIES.items()}
+_envelope = decoder(Envelope)
+
+
+def sign_label(kind: str) -> bytes:
+    """The domain of a signature: version and kind, so that no signature can be read as one of another kind."""
+    return f"discod/sig/{PROTOCOL_VERSION}|{kind}".encode()
+
+
+def message_hash(signed: Signed) -> bytes:
+    """The name of a signed message in other messages (manifest hashes, round ids)."""
+    return digest("discod/message/1", signed.envelope)
+
+
+def make_envelope(scope: bytes, rid: bytes, sender: bytes, body: Message, slot: int = 0) -> Envelope:
+    """Wrap a body; the signature is added by whoever holds the key."""
+    return Envelope(PROTOCOL_VERSION, body.kind, scope, rid, sender, slot, encode(body))
+
+
+def parse_envelope(signed: Signed) -> Envelope:
+    """Read, but do not believe, an envelope.
+
+    Raises:
+        Broken: wrong lengths or not an envelope.  Refused: not canonical, or of another protocol version.
+    """
+    if len(signed.signature) != SIGNATURE_BYTES:
+        raise Broken(None, "signature of the wrong length")
+    envelope: Envelope = decode(_envelope, signed.envelope)
+    for what, value in (("scope", envelope.scope), ("rid", envelope.rid), ("sender", envelope.sender)):
+        check_hash(value, what)
+    if envelope.version != PROTOCOL_VERSION:
+        raise Broken(envelope.sender, f"protocol version {envelope.version}, this is {PROTOCOL_VERSION}")
+    return envelope
+
+
+def parse_body(envelope: Envelope) -> Message:
+    """The body of an envelope whose signature was checked.
+
+    Raises:
+        Broken: an unknown kind or not that kind's shape.  Refused: not canonical.
+    """
+    if (known := _bodies.get(envelope.kind)) is None:
+        raise Broken(envelope.sender, f"unknown kind of message {envelope.kind[:32]!r}")
+    message: Message = decode(known, envelope.body)
+    return message

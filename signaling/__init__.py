@@ -1,0 +1,1 @@
+"""The meeting server: introduces peers and relays ciphertext; trusted for nothing but liveness."""
