@@ -1,0 +1,297 @@
+"""The task: what is learned, by which rules, as one frozen struct; its id is the hash of its canonical encoding.
+
+The canonical form leaves out every field that has its default value, and an empty section with it. So a later version
+may add a field with a default and the TaskId of every task published before stays the same. A default therefore never
+changes, and a field that nothing implements does not exist.
+
+    TaskId = SHA-256("discod/task/1" | msgpack of the nested maps, keys sorted, defaults left out)
+
+Values are checked once, when a task is decoded or loaded (taskfile.py says in plain words what is wrong); inside, a
+TaskSpec is trusted. The descriptions below are also the comments of a written task file. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+TASK_LABEL = b"discod/task/1"
+SCHEMA = 1
+MAX_TASK_BYTES = 16_384
+MAX_FEATURES = 1 << 24  # inputs of one row
+LENET_SIDE = 16  # pixels; below it two 5x5 convolutions and two poolings leave nothing
+
+Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
+Count = Annotated[int, Meta(ge=1, le=1 << 31)]
+Size = Annotated[int, Meta(ge=1, le=65_536)]
+
+
+class DataSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a peer's data must look like. Normalisation uses these public bounds, never a peer's own statistics."""
+
+    classes: Annotated[int, Meta(ge=2, le=65_536, description="labels are 0 .. classes-1")]
+    shape: Annotated[
+        tuple[Size, ...], Meta(min_length=1, max_length=3, description="of one row: [features], [h, w] or [h, w, c]")
+    ]
+    kind: Annotated[Literal["npz", "csv"], Meta(description="npz (arrays) or csv (numbers, one header line)")] = "npz"
+    dtype: Annotated[Literal["float32", "uint8"], Meta(description="how inputs are kept: float32 or uint8")] = "float32"
+    inputs: Annotated[
+        tuple[str, ...], Meta(description='npz: one array (empty: "x"); csv: columns (empty: all but the label)')
+    ] = ()
+    labels: Annotated[str, Meta(description='npz: an array (empty: "y"); csv: a column (empty: the last)')] = ""
+    low: Annotated[tuple[float, ...], Meta(min_length=1, description="becomes 0: one value, or one per feature")] = (
+        0.0,
+    )
+    high: Annotated[tuple[float, ...], Meta(min_length=1, description="becomes 1: one value, or one per feature")] = (
+        1.0,
+    )
+
+    @property
+    def features(self) -> int:
+        """How many numbers one row has."""
+        return math.prod(self.shape)
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which model, by name."""
+
+    name: Annotated[Literal["logreg", "mlp", "mlp-2nn", "lenet"], Meta(description="logreg, mlp, mlp-2nn or lenet")]
+    hidden: Annotated[tuple[Size, ...], Meta(max_length=16, description="mlp only: widths of the hidden layers")] = ()
+
+
+class TrainingSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Local training between two rounds."""
+
+    learning_rate: Annotated[float, Meta(gt=0, le=1000, description="step size")] = 0.1
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="0 is plain SGD")] = 0.0
+    batch_size: Annotated[int, Meta(ge=1, le=65_536, description="rows in a step")] = 32
+    optimizer: Annotated[Literal["sgd"], Meta(description="sgd")] = "sgd"
+    loss: Annotated[Literal["cross-entropy"], Meta(description="cross-entropy")] = "cross-entropy"
+    validation_split: Annotated[float, Meta(ge=0, lt=1, description="fraction of a peer's rows kept to measure on")] = (
+        0.1
+    )
+
+
+class RoundSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When peers combine what they learned."""
+
+    rounds: Annotated[Count, Meta(description="joint rounds until the task is done")] = 40
+    round_duration: Annotated[Count, Meta(description="batches of local training in a round")] = 8
+    min_peers: Annotated[int, Meta(ge=2, le=255, description="no round with fewer peers")] = 3
+    quorum: Annotated[Literal["threshold", "majority"], Meta(description="threshold, or majority of all trainers")] = (
+        "threshold"
+    )
+    straggle_seconds: Annotated[
+        float, Meta(ge=0, le=86_400, description="wait for slow peers; 0: from the training time")
+    ] = 0.0
+
+
+class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How updates become one."""
+
+    aggregator: Annotated[Literal["mean"], Meta(description="mean")] = "mean"
+    weighting: Annotated[Literal["samples", "uniform"], Meta(description="by samples seen, or all alike")] = "samples"
+    weight_cap: Annotated[
+        int, Meta(ge=0, le=1 << 31, description="samples that count at most; 0: a full round of batches")
+    ] = 0
+    bound: Annotated[float, Meta(gt=0, le=65_536, description="largest update word of round 1, a power of two")] = 1.0
+
+
+class PrivacySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a released update may betray."""
+
+    unit: Annotated[Literal["none"], Meta(description="none: no noise is added")] = "none"
+
+
+class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything peers must agree on to train one model together."""
+
+    name: Annotated[Name, Meta(description="lower case letters, digits, - and _")]
+    data: DataSpec
+    model: ModelSpec
+    schema: Annotated[int, Meta(ge=1, description="version of this format")] = SCHEMA
+    title: Annotated[str, Meta(max_length=200, description="one line for people")] = ""
+    summary: Annotated[str, Meta(max_length=4000, description="what it is for, for people")] = ""
+    scheme: Annotated[Literal["decentralized", "local"], Meta(description="decentralized, or local (alone)")] = (
+        "decentralized"
+    )
+    seed: Annotated[
+        int, Meta(ge=0, le=(1 << 63) - 1, description="first parameters, batch order and validation rows")
+    ] = 0
+    target: Annotated[float | None, Meta(description="accuracy below which the task counts as failed")] = None
+    training: TrainingSpec = TrainingSpec()
+    round: RoundSpec = RoundSpec()
+    aggregation: AggregationSpec = AggregationSpec()
+    privacy: PrivacySpec = PrivacySpec()
+
+    @property
+    def id(self) -> bytes:
+        """The TaskId, 32 bytes."""
+        return hashlib.sha256(TASK_LABEL + encode_task(self)).digest()
+
+    @property
+    def rounds(self) -> int:
+        return self.round.rounds
+
+    @property
+    def round_duration(self) -> int:
+        """Batches of local training in a round."""
+        return self.round.round_duration
+
+    @property
+    def min_peers(self) -> int:
+        return 1 if self.scheme == "local" else self.round.min_peers
+
+    @property
+    def quorum(self) -> str:
+        return self.round.quorum
+
+    @property
+    def straggle_seconds(self) -> float:
+        return self.round.straggle_seconds
+
+    @property
+    def aggregator(self) -> str:
+        return self.aggregation.aggregator
+
+    @property
+    def weighting(self) -> str:
+        return self.aggregation.weighting
+
+    @property
+    def weight_cap(self) -> int:
+        """Samples above which a contribution's weight grows no more; a full round of full batches unless set."""
+        return self.aggregation.weight_cap or self.round_duration * self.batch_size
+
+    @property
+    def bound(self) -> float:
+        return self.aggregation.bound
+
+    @property
+    def batch_size(self) -> int:
+        return self.training.batch_size
+
+
+def encode_task(spec: TaskSpec) -> bytes:
+    """The canonical encoding: what is published, and what the TaskId is the hash of."""
+    return _CANONICAL.encode(_without_defaults(spec))
+
+
+_CANONICAL = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def _without_defaults(section: msgspec.Struct) -> dict[str, Any]:
+    """Nested maps of what differs from the defaults. By value: a default written out in a file is still a default."""
+    kept: dict[str, Any] = {}
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
+        if value == field.default:
+            continue
+        kept[field.name] = _without_defaults(value) if isinstance(value, msgspec.Struct) else value
+    return kept
+
+
+def contradiction(spec: TaskSpec) -> tuple[str, str] | None:
+    """(what is wrong and why, what to try) for values that are legal one by one but impossible together, or None."""
+    return next((found for check in _CHECKS if (found := check(spec)) is not None), None)
+
+
+def _schema(spec: TaskSpec) -> tuple[str, str] | None:
+    if spec.schema == SCHEMA:
+        return None
+    return (
+        f"schema = {spec.schema}: this discod knows only schema {SCHEMA}",
+        "update discod, or ask for the task in the older schema",
+    )
+
+
+def _features(spec: TaskSpec) -> tuple[str, str] | None:
+    if spec.data.features <= MAX_FEATURES:
+        return None
+    return f"data.shape makes {spec.data.features} numbers a row, more than {MAX_FEATURES}", "use smaller inputs"
+
+
+def _scale(spec: TaskSpec) -> tuple[str, str] | None:
+    low, high, features = spec.data.low, spec.data.high, spec.data.features
+    for name, values in (("low", low), ("high", high)):
+        if len(values) not in (1, features):
+            why = f"data.{name} has {len(values)} values for {features} features"
+            return why, f"give one value, or {features}"
+        if not all(math.isfinite(value) for value in values):
+            return f"data.{name} holds a value that is not a finite number", "give the bounds of the inputs"
+    pairs = zip(low * (features if len(low) == 1 else 1), high * (features if len(high) == 1 else 1), strict=True)
+    if any(below >= above for below, above in pairs):
+        return "data.low is not below data.high, so that inputs cannot be scaled", "give a low below its high"
+    return None
+
+
+def _columns(spec: TaskSpec) -> tuple[str, str] | None:
+    names = spec.data.inputs
+    if spec.data.kind == "npz" and len(names) > 1:
+        return f"data.inputs names {len(names)} arrays, but kind npz reads one", "name one array"
+    if spec.data.kind == "csv" and len(spec.data.shape) != 1:
+        return (
+            "data.shape has several sides, but a csv row is a flat list of numbers",
+            "write shape = [number of columns]",
+        )
+    if spec.data.kind == "csv" and names and len(names) != spec.data.features:
+        why = f"data.inputs names {len(names)} columns, data.shape says {spec.data.features}"
+        return why, "make the two agree"
+    if len(set(names)) != len(names) or (spec.data.labels and spec.data.labels in names):
+        return "data.inputs names a column twice, or the label as an input", "name each column once"
+    return None
+
+
+def _model(spec: TaskSpec) -> tuple[str, str] | None:
+    name, hidden, shape = spec.model.name, spec.model.hidden, spec.data.shape
+    if name == "mlp" and not hidden:
+        return "model.hidden is empty, so that mlp has no hidden layer", 'write hidden = [64], or name = "logreg"'
+    if name != "mlp" and hidden:
+        return f"model.hidden is set, but the layers of {name} are fixed", 'remove hidden, or write name = "mlp"'
+    if name == "lenet" and (len(shape) == 1 or min(shape[:2]) < LENET_SIDE):
+        return (
+            f"lenet needs images of at least {LENET_SIDE}x{LENET_SIDE}, data.shape is {list(shape)}",
+            "use mlp or logreg",
+        )
+    return None
+
+
+def _bounds(spec: TaskSpec) -> tuple[str, str] | None:
+    if math.frexp(spec.bound)[0] != 0.5:
+        return f"aggregation.bound = {spec.bound:g} is not a power of two", "write 0.5, 1.0, 2.0, ..."
+    if spec.target is not None and not 0 < spec.target <= 1:
+        return f"target = {spec.target:g} is not an accuracy above 0 and at most 1", "write for example target = 0.9"
+    return None
+
+
+_CHECKS = (_schema, _features, _scale, _columns, _model, _bounds)
+
+
+def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> list[str]:
+    """Lines for `task validate`: what the task trains, for how long, and what a peer sends with `peers` in a round."""
+    training, shape = spec.training, ",".join(map(str, spec.data.shape))
+    samples = spec.rounds * spec.round_duration * spec.batch_size
+    lines = [
+        f"data      {spec.data.kind} · x {spec.data.dtype}[{shape}] · y in 0..{spec.data.classes - 1}",
+        f"model     {spec.model.name} · {_spaced(parameter_count)} parameters",
+        f"training  {training.optimizer}, learning rate {training.learning_rate:g} · batches of {training.batch_size}",
+        f"rounds    {spec.rounds} of {spec.round_duration} batches · {_spaced(samples)} samples a peer",
+    ]
+    if spec.scheme == "local":
+        return [*lines, "sends     nothing: scheme local"]
+    n = peers or spec.min_peers
+    upload_kb = (2 * n - 1) / n * 4 * parameter_count / 1000
+    return [
+        *lines,
+        f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
+        f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
+        "privacy   none: no noise is added; raw rows are never sent",
+    ]
+
+
+def _spaced(number: int) -> str:
+    return f"{number:,}".replace(",", " ")
