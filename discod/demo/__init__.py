@@ -1,1 +1,1 @@
-"""The demo: a signaling node and peers as processes of their own, using what three users on three machines would use."""
+"""The demo: a signaling node and peers as processes of their own, doing what people on machines of their own would."""

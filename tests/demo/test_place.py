@@ -13,10 +13,14 @@ from discod.demo.place import LOCK, PREFIX, remove_abandoned, temporary_root
 
 
 def test_root_is_private_and_gone_after_an_exception(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), temporary_root(tmp_path) as root:
-        assert stat.S_IMODE(root.stat().st_mode) == 0o700
-        (root / "home").mkdir()
-        raise RuntimeError
+    def failing_demo() -> None:
+        with temporary_root(tmp_path) as root:
+            assert stat.S_IMODE(root.stat().st_mode) == 0o700
+            (root / "home").mkdir()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        failing_demo()
     assert list(tmp_path.iterdir()) == []
 
 
