@@ -38,7 +38,7 @@ ROOMS = (
         (
             "discod.train.compiler",
             "discod.train.datasets.*",
-            "discod.train.engine",
+            "discod.train.engine.*",
             "discod.train.layers",
             "discod.train.plan",
             "discod.train.models.*",
@@ -56,6 +56,8 @@ ROOMS = (
             "discod.p2p.effects",
             "discod.p2p.rendezvous",
             "discod.p2p.round.*",
+            "discod.p2p.tally",
+            "discod.p2p.terms",
         ),
         pure=True,
     ),
@@ -65,6 +67,7 @@ ROOMS = (
         (
             "discod.train.batches",
             "discod.train.informant",
+            "discod.train.rounds",
             "discod.train.task",
             "discod.train.taskfile",
             "discod.train.templates",
@@ -85,7 +88,7 @@ GROUND_FLOORS = 2  # what signaling may see of discod
 IMPURE = frozenset(
     ("asyncio", "multiprocessing", "random", "secrets", "socket", "ssl", "subprocess", "threading", "time", "trio")
 ) | {"tinygrad"}
-TINYGRAD_ROOMS = ("discod.train.engine", "discod.train.models.*")
+TINYGRAD_ROOMS = ("discod.train.engine.*", "discod.train.models.*")
 NUMPY_MODULES = ("numpy", "discod.ring", "discod.shamir")
 MAX_LINES = 400
 
@@ -142,7 +145,7 @@ def named(node: ast.AST, module: str, tree: Tree) -> list[str]:
         return []
     package = ".".join(filter(None, (base_package(module, node.level, tree) if node.level else "", node.module)))
     inner = [f"{package}.{alias.name}" for alias in node.names]
-    return [name if name in tree or is_named(name) else package for name in inner]
+    return list(dict.fromkeys(name if name in tree or is_named(name) else package for name in inner))
 
 
 def imports(tree: Tree) -> Iterator[Import]:
