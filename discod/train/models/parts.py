@@ -1,0 +1,84 @@
+"""What models are made of: dense layers and convolutions, as parameter specs and as forward passes.
+
+A model is two plain functions. `parameters` lists its tensors (no arithmetic, so the daemon can size the vector without
+the engine); `forward` turns a batch and those tensors, in the same order, into logits. Forward passes use only the
+methods of `Array` below, which the engine's tensors have; so this package imports no engine. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+from discod.train.task import TaskSpec
+from discod.train.vector import ParameterSpec
+
+Init = Literal["uniform", "lecun", "zeros", "ones"]
+
+
+class Array(Protocol):
+    """The part of the engine's tensor that models may use."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __add__(self, other: Array, /) -> Self: ...
+    def matmul(self, other: Array, /) -> Self: ...
+    def relu(self) -> Self: ...
+    def conv2d(self, weight: Array, bias: Array, /) -> Self: ...
+    def max_pool2d(self, kernel_size: tuple[int, int], /) -> Self: ...
+    def flatten(self, start_dim: int, /) -> Self: ...
+    def reshape(self, *shape: int) -> Self: ...
+    def permute(self, *order: int) -> Self: ...
+
+
+class Model(NamedTuple):
+    """`parameters(task)` -> specs; `forward(inputs (B, *shape) float32, tensors)` -> logits (B, classes).
+
+    The engine calls `forward` with tensors of its own kind and gets one back.
+    """
+
+    parameters: Callable[[TaskSpec], tuple[ParameterSpec, ...]]
+    forward: Callable[[Any, Sequence[Any]], Any]
+
+
+def dense(name: str, inputs: int, outputs: int, *, init: Init = "uniform") -> tuple[ParameterSpec, ParameterSpec]:
+    """Weight (inputs, outputs) and bias (outputs,)."""
+    return (
+        ParameterSpec(f"{name}.weight", (inputs, outputs), inputs, init),
+        ParameterSpec(f"{name}.bias", (outputs,)),
+    )
+
+
+def convolution(name: str, inputs: int, outputs: int, side: int) -> tuple[ParameterSpec, ParameterSpec]:
+    """Weight (outputs, inputs, side, side) and bias (outputs,)."""
+    shape = (outputs, inputs, side, side)
+    return ParameterSpec(f"{name}.weight", shape, inputs * side * side, "uniform"), ParameterSpec(
+        f"{name}.bias", (outputs,)
+    )
+
+
+def dense_stack(widths: Sequence[int]) -> tuple[ParameterSpec, ...]:
+    """Dense layers between the `widths`; the last one, which no rectifier follows, starts smaller."""
+    last = len(widths) - 1
+    return tuple(
+        spec
+        for number, (inputs, outputs) in enumerate(pairwise(widths), 1)
+        for spec in dense(f"dense{number}", inputs, outputs, init="lecun" if number == last else "uniform")
+    )
+
+
+def dense_forward(inputs: Array, tensors: Sequence[Array]) -> Array:
+    """Dense layers with rectifiers between them: (B, ...) -> (B, last width)."""
+    hidden = inputs.flatten(1)
+    for index in range(0, len(tensors), 2):
+        hidden = hidden.matmul(tensors[index]) + tensors[index + 1]
+        if index + 2 < len(tensors):
+            hidden = hidden.relu()
+    return hidden
+
+
+def features(task: TaskSpec) -> int:
+    """How many numbers one row has."""
+    return math.prod(task.data.shape)
