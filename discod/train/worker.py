@@ -35,6 +35,7 @@ __all__ = ["Job", "Metrics", "Progress", "Split", "Worker", "WorkerDied", "job_l
 CHILD = "discod.train.worker_process"
 LAST_WORDS_BYTES = 2000  # of the child's standard error, kept for the log
 READ_BYTES = 65_536
+ENDING_SECONDS = 2.0  # a child whose pipe broke has so long to end by itself
 
 Answer = TypeVar("Answer", messages.Ready, messages.Trained, messages.Measured, messages.Probabilities)
 
@@ -46,7 +47,8 @@ class WorkerDied(DiscodError):
     """
 
     def __init__(self, status: int, last_words: str) -> None:
-        super().__init__(f"the worker ended with status {status}" + (f": {last_words}" if last_words else ""))
+        last_line = last_words.rpartition("\n")[2]
+        super().__init__(f"the worker ended with status {status}" + (f": {last_line}" if last_line else ""))
         self.status = status
         self.last_words = last_words
 
@@ -155,8 +157,11 @@ class Worker:
         return messages.decode_reply(body)
 
     async def _death(self) -> WorkerDied:
-        self._process.kill()  # a pipe broke: whatever is left of it is of no use
-        status = await self._process.wait()
+        with trio.move_on_after(ENDING_SECONDS):  # its own status says more than that of being killed
+            await self._process.wait()
+        await _close(self._process)
+        status = self._process.returncode
+        assert status is not None, "a process that was waited for has a status"
         self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
         return WorkerDied(status, self._words.read().decode(errors="replace").strip())
 
@@ -216,7 +221,7 @@ async def _open_process(job: Job, descriptor: int, cache: Path, words: IO[bytes]
     environment = dict(os.environ)
     if job.engine == "tinygrad":
         environment |= await trio.to_thread.run_sync(compiler_environment, cache, environment)
-    environment |= ENGINE_VARIABLES | {"DEV": job.device, "PYTHONPATH": _import_path(environment)}
+    environment |= ENGINE_VARIABLES | {"DEV": job.device.partition(":")[0], "PYTHONPATH": _import_path(environment)}
     command = [sys.executable, "-P", "-m", CHILD, str(descriptor), str(cache)]
     return await trio.lowlevel.open_process(
         command,
