@@ -31,7 +31,22 @@ ROOMS = (
     Room(5, "store", ("discod.store.*",)),
     Room(5, "control", ("discod.control.*",)),
     Room(5, "client", ("discod.client",)),
-    Room(4, "p2p shell", ("discod.p2p.transport", "discod.p2p.link", "discod.p2p.mesh", "discod.p2p.drive")),
+    Room(
+        4,
+        "p2p shell",
+        (
+            "discod.p2p.transport",
+            "discod.p2p.trust",
+            "discod.p2p.link",
+            "discod.p2p.mesh",
+            "discod.p2p.drive",
+            "discod.p2p.outbox",
+            "discod.p2p.session",
+            "discod.p2p.dial",
+            "discod.p2p.presence",
+            "discod.p2p.websocket",
+        ),
+    ),
     Room(
         4,
         "train shell",
