@@ -24,7 +24,7 @@ DIGITS = TaskSpec(
     summary="Which digit is it? 1797 scans from the UCI optical recognition set, bundled as the sample `digits`.",
     data=DIGITS_DATA,
     model=ModelSpec("mlp", (64,)),
-    training=TrainingSpec(learning_rate=0.2, batch_size=32),
+    training=TrainingSpec(learning_rate=0.3, batch_size=32),
     round=RoundSpec(rounds=40, round_duration=8),
     target=0.88,
     seed=1,
