@@ -234,11 +234,12 @@ async def _open_process(job: Job, descriptor: int, cache: Path, words: IO[bytes]
     )
 
 
-# One thread: several workers share the machine. The rest: the plan is what the engine does by default, whatever the
-# person's own environment says about tinygrad.
+# One thread, one process: several workers share the machine, and the engine's helpers would outlive a killed child. The
+# rest: kernels are built as the engine does by default, whatever this person's environment says to it.
 ENGINE_VARIABLES = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    "PARALLEL": "0",
     "JIT": "1",
     "HCQ2": "0",
     "DEBUG": "0",

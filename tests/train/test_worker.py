@@ -52,7 +52,7 @@ async def test_tells_the_rows_of_both_sides_and_the_hash_of_the_training_rows() 
         assert (await worker.evaluate("train")).count == len(training)
 
 
-async def test_digits_are_learned_and_the_person_is_told_about_kernels_at_most_once_a_plan(kernel_cache: Path) -> None:
+async def test_digits_are_learned_and_the_person_is_told_about_kernels_once(kernel_cache: Path) -> None:
     said: list[str] = []
     job = Job(TASK, "sample:digits")
     async with open_worker(job, cache=kernel_cache, on_event=said.append) as worker:
@@ -64,7 +64,7 @@ async def test_digits_are_learned_and_the_person_is_told_about_kernels_at_most_o
     assert progress.samples == 400 * 32
     assert metrics.accuracy > 0.9
     assert (predicted.argmax(axis=1) == test.labels).mean() > 0.9
-    assert said in ([], ["compiling kernels (once)"], ["compiling kernels (once)"] * 2)
+    assert said in ([], ["compiling kernels (once)"])
 
 
 async def test_a_second_worker_finds_the_plans_and_trains_to_the_same_bits(kernel_cache: Path) -> None:

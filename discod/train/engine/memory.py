@@ -32,13 +32,17 @@ class HostMemory:
 
     def __init__(self, task: TaskSpec, cache: Path, on_event: Callable[[str], None]) -> None:
         self._task, self._directory, self._on_event = task, cache / "plans", on_event
+        self._said = False
 
     def step(self, function: Callable[[Cells], None], arrays: Sequence[Array]) -> Step:
         key = plan_key(self._task, function.__qualname__, arrays)
-        found = plan.cached(
-            self._directory, key, lambda: capture.capture(function, arrays), lambda: self._on_event(COMPILING)
-        )
+        found = plan.cached(self._directory, key, lambda: capture.capture(function, arrays), self._say)
         return plan.BoundPlan(found, arrays, capture.load)
+
+    def _say(self) -> None:
+        if not self._said:
+            self._said = True
+            self._on_event(COMPILING)
 
     def push(self, *arrays: Array) -> None:
         """Nothing to do: the step sees the arrays themselves."""

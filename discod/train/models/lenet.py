@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from discod.train.models.parts import Array, Model, convolution, dense_forward, dense_stack
+from discod.train.models.parts import Array, Model, convolution, convolved, dense_forward, dense_stack
 from discod.train.task import TaskSpec
 from discod.train.vector import ParameterSpec
 
@@ -34,7 +34,7 @@ def _after(pixels: int) -> int:
 def forward(inputs: Array, tensors: Sequence[Array]) -> Array:
     hidden = channels_first(inputs)  # (B, c, h, w)
     for index in (0, 2):
-        hidden = hidden.conv2d(tensors[index], tensors[index + 1]).relu().max_pool2d((2, 2))
+        hidden = convolved(hidden, tensors[index], tensors[index + 1]).relu().max_pool2d((2, 2))
     return dense_forward(hidden, tensors[4:])
 
 
