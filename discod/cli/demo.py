@@ -1,0 +1,48 @@
+"""`discod demo`: see it work on this machine alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from discod.cli import output
+from discod.errors import Exit
+
+
+@click.command()
+@click.option("--peers", type=click.IntRange(2, 16), default=3, show_default=True, help="How many daemons.")
+@click.option("--task", type=click.Choice(["digits"]), default="digits", show_default=True)
+@click.option("--scheme", type=click.Choice(["decentralized"]), default="decentralized", show_default=True)
+@click.option("--aggregator", type=click.Choice(["mean"]), default="mean", show_default=True)
+@click.option("--min-peers", type=click.IntRange(2, 16), help="No round with fewer [default: all].")
+@click.option("--rounds", type=click.IntRange(1, 100_000), help="Joint rounds [default: the task's].")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="First parameters, batch order [default: the task's].")
+@click.option("--headless", is_flag=True, help="One line per round instead of the live table.")
+@click.option("--no-save", is_flag=True, help="Leave nothing in ./discod-demo.")
+def demo(
+    peers: int,
+    task: str,
+    scheme: str,
+    aggregator: str,
+    min_peers: int | None,
+    rounds: int | None,
+    seed: int | None,
+    headless: bool,
+    no_save: bool,
+) -> int:
+    """A signaling node and peers on this machine learn a model together, live.
+
+    Each is a process with a home of its own and a part of the data that nobody else reads. Exit 6 when the joint model
+    ends below the task's target.
+    """
+    from discod.demo import stage
+
+    spec = stage.choose(task, peers, min_peers=min_peers, rounds=rounds, seed=seed)
+    live = not (headless or output.options().json) and sys.stdout.isatty()
+    keep = None if no_save else Path(stage.LEFT)
+    figures = stage.run(spec, peers, live=live, color=not output.options().no_color, keep=keep)
+    output.emit("demo", figures, lambda: stage.summary(figures, keep))
+    below = spec.target is not None and figures.accuracy < spec.target
+    return int(Exit.BELOW_TARGET if below else Exit.OK)
