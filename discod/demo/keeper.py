@@ -33,15 +33,16 @@ def end(groups: Iterable[int], grace_seconds: float = GRACE_SECONDS) -> None:
     """End process groups: ask, wait, insist. Those that are gone already are none of our business."""
     left = [group for group in groups if alive(group)]
     for group in left:
-        _signal(group, signal.SIGTERM)
+        tell(group, signal.SIGTERM)
     deadline = time.monotonic() + grace_seconds
     while (left := [group for group in left if alive(group)]) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
     for group in left:
-        _signal(group, signal.SIGKILL)
+        tell(group, signal.SIGKILL)
 
 
-def _signal(group: int, number: signal.Signals) -> None:
+def tell(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if it is still there and ours."""
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):

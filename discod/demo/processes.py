@@ -7,6 +7,7 @@ with the demo however that ends. A command is `discod WORDS --json` in a process
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -50,10 +51,14 @@ class Cast:
         return process
 
     async def end(self) -> None:
-        """End all of them, the last one started first asked, and wait until they are gone."""
-        groups = [process.pid for process in reversed(self._processes)]
-        await trio.to_thread.run_sync(keeper.end, groups)
+        """End all of them: ask, wait, insist; all are reaped when this returns."""
+        for process in reversed(self._processes):
+            keeper.tell(process.pid, signal.SIGTERM)
+        with trio.move_on_after(keeper.GRACE_SECONDS):
+            for process in self._processes:
+                await process.wait()
         for process in self._processes:
+            keeper.tell(process.pid, signal.SIGKILL)
             await process.wait()
 
 

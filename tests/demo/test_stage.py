@@ -1,0 +1,53 @@
+"""Which task the demo plays, and what it says in the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from discod.demo import stage
+from discod.demo.performance import Figures
+from discod.errors import UsageError
+from discod.train.templates import DIGITS
+
+FIGURES = Figures(
+    task="digits",
+    scheme="decentralized",
+    aggregator="mean",
+    epsilon=None,
+    peers=3,
+    rounds=40,
+    accuracy=0.932,
+    best_alone=0.418,
+    pooled=0.965,
+    seconds=20.4,
+    bytes_up_per_peer=1000,
+    raw_rows_sent=0,
+    model_sha256=["a", "a", "a"],
+    paths=["direct"] * 3,
+    privacy=None,
+)
+
+
+def test_flags_become_part_of_the_task() -> None:
+    assert stage.choose("digits", 3, min_peers=None, rounds=None, seed=None) == DIGITS
+    changed = stage.choose("digits", 4, min_peers=2, rounds=7, seed=0)
+    assert (changed.min_peers, changed.rounds, changed.seed) == (2, 7, 0)
+
+
+def test_more_peers_than_there_are_is_refused() -> None:
+    with pytest.raises(UsageError, match="never"):
+        stage.choose("digits", 3, min_peers=4, rounds=None, seed=None)
+
+
+def test_summary_compares_and_prints_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "which", lambda name: None)
+    first, _, last = stage.summary(FIGURES, Path("discod-demo")).splitlines()
+    assert first == (
+        "done in 20 s.  Together 0.932; best peer alone 0.418; all data in one place 0.965.  "
+        "Raw rows that left a machine: 0"
+    )
+    model, sample = "discod-demo/digits.safetensors", "discod-demo/sample.npz"
+    assert last == f"try: python3 run.py discod model predict {model} {sample}"
+    assert len(stage.summary(FIGURES, None).splitlines()) == 1
