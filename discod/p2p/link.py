@@ -110,6 +110,7 @@ class Link:
         Cancellation closes the stream without a Bye and drops a transfer that is under way.
         """
         self._outbox = outbox
+        self._heard, self._doubt = trio.current_time(), None  # it may have waited for its turn
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:

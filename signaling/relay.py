@@ -1,0 +1,63 @@
+"""The queue in front of every connection of the node, and the splice of two of them.
+
+A guest that does not read is dropped, never waited for; only the two ends of a relay wait for each other, because
+waiting is what slows a sender down to its receiver's pace. What is relayed is the peers' own TLS: ciphertext.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+MAX_QUEUED_BYTES = 4 << 20  # towards one guest; more means that it does not read
+RELAY_QUEUED_BYTES = 256 << 10  # a relay stops reading from one end when so much waits for the other
+STALL_SECONDS = 30.0  # a relay whose receiver takes nothing for so long is closed
+
+
+class Outgoing:
+    """Messages towards one guest, taken by its writer."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
+        self._bytes = 0
+        self._closing = False
+        self.why = ""  # why it was closed, for the guest
+        self._changed = trio.Event()
+
+    def put(self, message: bytes) -> bool:
+        """Queue a message; False when the guest does not read."""
+        if self._bytes + len(message) > MAX_QUEUED_BYTES:
+            return False
+        self._messages.append(message)
+        self._bytes += len(message)
+        self._notify()
+        return True
+
+    async def put_relayed(self, message: bytes) -> bool:
+        """Queue relayed bytes, once there is room; False when there is none for STALL_SECONDS."""
+        with trio.move_on_after(STALL_SECONDS):
+            while self._bytes >= RELAY_QUEUED_BYTES and not self._closing:
+                await self._changed.wait()
+            return self.put(message)
+        return False
+
+    def close(self, why: str = "") -> None:
+        """Let the writer end once all was taken; the first reason stays."""
+        self._closing, self.why = True, self.why or why
+        self._notify()
+
+    async def take(self) -> bytes | None:
+        """The next message; None when closed and empty."""
+        while not self._messages:
+            if self._closing:
+                return None
+            await self._changed.wait()
+        message = self._messages.popleft()
+        self._bytes -= len(message)
+        self._notify()
+        return message
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
