@@ -15,6 +15,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 
 from discod.train.compiler import private_directory, write_atomically
 
+PATIENCE_SECONDS = 120.0  # longer than any plan takes to build
+POLL_SECONDS = 0.02
 ALIGNMENT_BYTES = 64  # kernels load aligned groups of floats
 
 Function = Callable[..., Any]
@@ -111,10 +114,24 @@ def _read(path: Path) -> Plan | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock; the system lets it go when the process ends, however it ends."""
+    """Hold the file's lock; the system lets it go when the process ends, however it ends.
+
+    Whoever has waited in vain for PATIENCE_SECONDS (its holder may be stopped) goes on without: two that build the same
+    plan do no harm.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + PATIENCE_SECONDS
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _taken(descriptor) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

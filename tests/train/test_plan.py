@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from discod.train import plan
 from discod.train.plan import ALIGNMENT_BYTES, BoundPlan, Kernel, Place, Plan, aligned_zeros, cached
 
 PLAN = Plan((b"code",), (64,), (Kernel(0, (Place(0, 4), Place(0, 8, scratch=True), Place(-1, 7))),))
@@ -37,6 +39,15 @@ def test_a_file_that_is_no_plan_is_built_again(content: bytes, tmp_path: Path) -
     assert cached(tmp_path, "key", lambda: PLAN, lambda: said.append("slow")) == PLAN
     assert cached(tmp_path, "key", lambda: pytest.fail("it is kept"), lambda: said.append("slow")) == PLAN
     assert said == ["slow"]
+
+
+def test_a_builder_that_stands_still_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PATIENCE_SECONDS", 0.0)
+    with (tmp_path / "key.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert cached(tmp_path, "key", lambda: PLAN, lambda: None) == PLAN
 
 
 def test_a_build_that_fails_leaves_nothing_locked_or_written(tmp_path: Path) -> None:
