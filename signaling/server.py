@@ -29,6 +29,7 @@ from signaling.relay import Outgoing
 
 MAX_HEAD_BYTES = 8192
 HEAD_SECONDS = 10.0
+TLS_HELLO = b"\x16\x03"  # somebody speaks TLS to a node without: closed at once, so that they can try plainly
 CLOSE_SECONDS = 2.0
 SEND_SECONDS = 30.0
 OK, NOT_FOUND, TOO_LARGE = "200 OK", "404 Not Found", "431 Request Header Fields Too Large"
@@ -94,7 +95,7 @@ class Server:
                 await self._websocket(Prefixed(head, stream), address)
             elif path == b"/healthz":
                 await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts()}))
-            elif head:
+            elif head and not head.startswith(TLS_HELLO):
                 status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
                 await stream.send_all(_http(status, {"ok": False, "error": "speak WebSocket at /v1, or GET /healthz"}))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -212,7 +213,7 @@ class Server:
 
 async def _read_head(stream: trio.abc.Stream) -> bytes:
     head = b""
-    while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES:
+    while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES and not head.startswith(TLS_HELLO):
         data = await stream.receive_some(MAX_HEAD_BYTES)
         if not data:
             return b""

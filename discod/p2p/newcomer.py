@@ -47,6 +47,7 @@ from discod.wire.signaling import (
     Room,
     Signal,
     Signaled,
+    Ticket,
     whisper,
 )
 
@@ -134,8 +135,8 @@ class Newcomer:
                 return self._whispered(sender, body, now)
             case Denied():
                 return self._denied(message, now)
-            case Beat():
-                return []
+            case Beat() | Ticket():
+                return []  # no relay before we are a member
         raise Broken(None, "the signaling node spoke out of turn")
 
     def tick(self, now: float) -> list[Effect]:

@@ -243,9 +243,10 @@ class Rendezvous:
         return [Tell(Beat(self._beats[0]))]
 
     def _came(self, peer: bytes, records: tuple[bytes, ...]) -> list[Effect]:
-        admitted = is_admitted(records)
+        if not is_admitted(records):
+            return []  # a newcomer, who will come again when it is a member
         self.present.add(peer)
-        return [*([Learn(records)] if admitted else []), Came(peer)]
+        return [Learn(records), Came(peer)]
 
     def _denied(self, denied: Denied) -> list[Effect]:
         if denied.about:

@@ -20,7 +20,7 @@ from discod.wire.codec import MAX_SIGNALING_BYTES, PROTOCOL_VERSION, decode, enc
 from discod.wire.signaling import Denied, Hello, Knock, Redeem, Spliced, from_node
 
 CONNECT_SECONDS = 8.0  # TCP, TLS and the WebSocket handshake
-CLOSE_SECONDS = 1.0
+CLOSE_SECONDS = 0.3  # for the node to answer our goodbye
 RELAY_MESSAGE_BYTES = 60 << 10
 TRY_NODE = "is it running, and is the address right? On that machine: discod signaling serve"
 
@@ -70,8 +70,8 @@ class Conversation(Protocol):
 class WebSocket:
     """A Conversation over a WebSocket."""
 
-    def __init__(self, connection: WebSocketConnection, local_host: str) -> None:
-        self._connection, self.local_host = connection, local_host
+    def __init__(self, connection: WebSocketConnection, stream: trio.abc.Stream, local_host: str) -> None:
+        self._connection, self._stream, self.local_host = connection, stream, local_host
 
     async def send(self, data: bytes) -> None:
         try:
@@ -89,6 +89,7 @@ class WebSocket:
     async def aclose(self) -> None:
         with trio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._connection.aclose()
+        await trio.aclose_forcefully(self._stream)
 
 
 async def call(at: SignalingAt, nursery: trio.Nursery) -> Conversation:
@@ -96,25 +97,31 @@ async def call(at: SignalingAt, nursery: trio.Nursery) -> Conversation:
 
     Raises: Broken, saying what did not work.
     """
-    host, port = split_address(at.address)
     try:
         with trio.fail_after(CONNECT_SECONDS):
-            tcp = await trio.open_tcp_stream(host, port)
-            local = str(tcp.socket.getsockname()[0])
-            stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
-            if at.tls:
-                stream = trio.SSLStream(tcp, _context(), server_hostname=host, https_compatible=True)
-                await stream.do_handshake()
-            websocket = await wrap_client_stream(
-                nursery, stream, at.address, "/v1", max_message_size=MAX_SIGNALING_BYTES
-            )
-            return WebSocket(websocket, local)
+            tcp = await trio.open_tcp_stream(*split_address(at.address))
+            try:
+                return await _upgrade(tcp, at, nursery)
+            except BaseException:
+                await trio.aclose_forcefully(tcp)
+                raise
     except trio.TooSlowError:
         raise Broken(None, f"{at.address} does not answer") from None
     except OSError as error:
         raise Broken(None, f"cannot connect to {at.address}: {error.strerror or error}") from None
     except (trio.BrokenResourceError, HandshakeError) as error:
         raise Broken(None, f"{at.address} does not speak as a signaling node: {_short(error)}") from None
+
+
+async def _upgrade(tcp: trio.SocketStream, at: SignalingAt, nursery: trio.Nursery) -> WebSocket:
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+    if at.tls:
+        host = split_address(at.address)[0]
+        stream = trio.SSLStream(tcp, _context(), server_hostname=host, https_compatible=True)
+        await stream.do_handshake()
+    local = str(tcp.socket.getsockname()[0])
+    websocket = await wrap_client_stream(nursery, stream, at.address, "/v1", max_message_size=MAX_SIGNALING_BYTES)
+    return WebSocket(websocket, tcp, local)
 
 
 class RelayStream(trio.abc.Stream):
@@ -187,7 +194,11 @@ async def _ask(at: SignalingAt, nonce: bytes, clock: Callable[[], float]) -> Ask
     async with trio.open_nursery() as nursery:
         found: Asked | PeerError
         try:
-            found = await _greeting(await call(at, nursery), at, nonce, clock)
+            conversation = await call(at, nursery)
+            try:
+                found = await _greeting(conversation, at, nonce, clock)
+            finally:
+                await conversation.aclose()
         except PeerError as error:
             found = error
         nursery.cancel_scope.cancel()
@@ -202,7 +213,6 @@ async def _greeting(conversation: Conversation, at: SignalingAt, nonce: bytes, c
         await conversation.send(encode(Knock(PROTOCOL_VERSION, nonce, at.address)))
         hello = decode(from_node, await conversation.receive(), MAX_SIGNALING_BYTES)
         rtt = trio.current_time() - started
-        await conversation.aclose()
         if not isinstance(hello, Hello):
             raise Broken(None, "it did not greet")
         key = peer_id(hello.key)
