@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +26,7 @@ from signaling import limits
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
 from signaling.relay import Outgoing
 
+GONE = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 MAX_HEAD_BYTES = 8192
 HEAD_SECONDS = 10.0
 TLS_HELLO = b"\x16\x03"  # somebody speaks TLS to a node without: closed at once, so that they can try plainly
@@ -112,7 +112,7 @@ class Server:
                     websocket = await request.accept()
                 await self._guest(Connection(websocket, nursery.cancel_scope), address)
                 nursery.cancel_scope.cancel()
-        except* (ConnectionClosed, HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
+        except* (*GONE, HandshakeError, trio.TooSlowError):
             pass  # it left, or never was a WebSocket
 
     async def _guest(self, connection: Connection, address: str) -> None:
@@ -142,7 +142,7 @@ class Server:
         while guest in self._connections:
             try:
                 data = await connection.socket.get_message()
-            except ConnectionClosed:
+            except GONE:
                 break
             body = data.encode() if isinstance(data, str) else bytes(data)
             if connection.other is not None:
@@ -183,7 +183,7 @@ class Server:
                     await connection.socket.send_message(message)
             with trio.move_on_after(CLOSE_SECONDS):
                 await connection.socket.aclose(1008 if connection.outgoing.why else 1000, connection.outgoing.why)
-        except (ConnectionClosed, trio.TooSlowError):
+        except (*GONE, trio.TooSlowError):
             pass  # it is gone, or does not read
         scope.cancel()
 
@@ -273,12 +273,14 @@ async def run_node(
     server = Server(lobby)
 
     async def accept(stream: trio.SocketStream) -> None:
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = str(stream.socket.getpeername()[0])
+        try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:
+            return await trio.aclose_forcefully(stream)  # it has left already
         wrapped: trio.abc.Stream = stream
         if context is not None:
             wrapped = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        await server.serve(wrapped, address)
+        return await server.serve(wrapped, address)
 
     handler: Callable[[trio.SocketStream], Awaitable[None]] = accept
     async with trio.open_nursery() as nursery:

@@ -5,6 +5,7 @@ Network is what the mesh needs of the outside world; Tcp is the real one, tests 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -87,7 +88,7 @@ async def _listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 def _tuned(stream: trio.SocketStream) -> trio.SocketStream:
     """trio has set TCP_NODELAY; its low-water mark of 16 KiB suits small messages, we send 256 KiB at a time."""
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+    with contextlib.suppress(OSError, AttributeError):  # not every system has it; the other side may be gone already
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 << 10)
     return stream
 

@@ -91,8 +91,11 @@ class TlsStream(trio.abc.Stream):
         Raises:
             Broken: the other side is gone.
         """
-        for part in parts:
-            self._session.write(part)
+        try:
+            for part in parts:
+                self._session.write(part)
+        except ssl.SSLError as error:  # the session ended while we waited for our turn
+            raise Broken(None, f"TLS: {_reason(error)}") from None
         await self._flush()
 
     async def send_all(self, data: Buffer) -> None:

@@ -19,6 +19,7 @@ from discod.p2p.rendezvous import hello_trouble
 from discod.wire.codec import MAX_SIGNALING_BYTES, PROTOCOL_VERSION, decode, encode
 from discod.wire.signaling import Denied, Hello, Knock, Redeem, Spliced, from_node
 
+GONE = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 CONNECT_SECONDS = 8.0  # TCP, TLS and the WebSocket handshake
 CLOSE_SECONDS = 0.3  # for the node to answer our goodbye
 RELAY_MESSAGE_BYTES = 60 << 10
@@ -76,13 +77,13 @@ class WebSocket:
     async def send(self, data: bytes) -> None:
         try:
             await self._connection.send_message(data)
-        except ConnectionClosed as error:
+        except GONE as error:
             raise Broken(None, _closed(error)) from None
 
     async def receive(self) -> bytes:
         try:
             data = await self._connection.get_message()
-        except ConnectionClosed as error:
+        except GONE as error:
             raise Broken(None, _closed(error)) from None
         return data.encode() if isinstance(data, str) else bytes(data)
 
@@ -243,8 +244,8 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _closed(error: ConnectionClosed) -> str:
-    reason = getattr(error.reason, "reason", None)
+def _closed(error: Exception) -> str:
+    reason = getattr(getattr(error, "reason", None), "reason", None)
     return str(reason) if reason else "the signaling node closed the connection"
 
 
