@@ -24,7 +24,6 @@ class Room(NamedTuple):
 
 ROOMS = (
     Room(7, "cli", ("discod.__main__", "discod.cli.*", "discod.demo.*")),
-    Room(7, "api", ("discod.api",)),
     Room(6, "daemon", ("discod.daemon.*",)),
     Room(6, "signaling command", ("signaling.__main__",)),
     Room(5, "config", ("discod.config.*",)),
@@ -35,21 +34,20 @@ ROOMS = (
         4,
         "p2p shell",
         (
-            "discod.p2p.transport",
-            "discod.p2p.trust",
-            "discod.p2p.link",
-            "discod.p2p.linkinfo",
-            "discod.p2p.mesh",
-            "discod.p2p.drive",
-            "discod.p2p.outbox",
-            "discod.p2p.session",
             "discod.p2p.dial",
-            "discod.p2p.presence",
-            "discod.p2p.websocket",
             "discod.p2p.events",
             "discod.p2p.hearsay",
             "discod.p2p.joining",
+            "discod.p2p.link",
+            "discod.p2p.linkinfo",
+            "discod.p2p.mesh",
+            "discod.p2p.outbox",
             "discod.p2p.paths",
+            "discod.p2p.presence",
+            "discod.p2p.session",
+            "discod.p2p.transport",
+            "discod.p2p.trust",
+            "discod.p2p.websocket",
         ),
     ),
     Room(
@@ -73,17 +71,24 @@ ROOMS = (
         3,
         "p2p",
         (
+            "discod.p2p.addresses",
             "discod.p2p.attempt",
+            "discod.p2p.ballot",
+            "discod.p2p.calling",
             "discod.p2p.certificate",
             "discod.p2p.chain",
+            "discod.p2p.early",
             "discod.p2p.effects",
             "discod.p2p.election",
-            "discod.p2p.rendezvous",
             "discod.p2p.newcomer",
-            "discod.p2p.addresses",
-            "discod.p2p.round.*",
+            "discod.p2p.owners",
+            "discod.p2p.rendezvous",
+            "discod.p2p.round",
+            "discod.p2p.rules",
+            "discod.p2p.standing",
             "discod.p2p.tally",
             "discod.p2p.terms",
+            "discod.p2p.voice",
         ),
         pure=True,
     ),
@@ -105,7 +110,7 @@ ROOMS = (
     ),
     Room(3, "signaling", ("signaling.limits", "signaling.lobby"), pure=True),
     Room(2, "identity", ("discod.identity.*",)),
-    Room(2, "ring", ("discod.ring", "discod.shamir"), pure=True),
+    Room(2, "ring", ("discod.ring",), pure=True),
     Room(1, "wire", ("discod.wire.*",), pure=True),
     Room(0, "ground", ("discod", "discod.errors", "discod.p2p", "discod.train", "signaling"), pure=True),
 )
@@ -116,7 +121,7 @@ IMPURE = frozenset(
     ("asyncio", "multiprocessing", "random", "secrets", "socket", "ssl", "subprocess", "threading", "time", "trio")
 ) | {"tinygrad"}
 TINYGRAD_ROOMS = ("discod.train.engine.*", "discod.train.models.*")
-NUMPY_MODULES = ("numpy", "discod.ring", "discod.shamir")
+NUMPY_MODULES = ("numpy", "discod.ring")
 MAX_LINES = 400
 
 
