@@ -121,18 +121,18 @@ async def _watch(ears: play.Ears, board: Board, screen: Screen) -> None:
     with trio.fail_after(RUN_SECONDS):
         while not board.finished:
             for name, event in ears.heard():
-                _check(name, event)
+                _check(board.rows[name], event)
                 board.receive(name, event)
             screen.draw(board)
             await trio.sleep(DRAW_SECONDS)
 
 
-def _check(name: str, event: dict[str, Any]) -> None:
+def _check(row: Row, event: dict[str, Any]) -> None:
     if event["type"] == "run.failed":
         error = error_from(event["error"])
-        raise UserError(f"{name}: {error.message}", error.hint, code=error.code, exit=error.exit)
-    if event["type"] == "daemon.lost":
-        raise UserError(f"the daemon of {name} is gone: {event['why']}", "run the demo again with -v")
+        raise UserError(f"{row.name}: {error.message}", error.hint, code=error.code, exit=error.exit)
+    if event["type"] == "daemon.lost" and not row.finished:
+        raise UserError(f"the daemon of {row.name} is gone: {event['why']}", "run the demo again")
 
 
 class Apart(msgspec.Struct):

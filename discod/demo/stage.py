@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
@@ -36,7 +37,24 @@ def run(task: TaskSpec, peers: int, *, live: bool, color: bool, keep: Path | Non
     """
     with open_screen(live, color) as screen:
         screen.say(f"discod demo · {task.title} · {peers} peers, {task.rounds} rounds of {task.round_duration} batches")
-        return trio.run(_until_signal, task, peers, screen, keep, strict_exception_groups=False)
+        try:
+            return trio.run(_until_signal, task, peers, screen, keep)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a person should read of several errors at once: a bug before all, else the first that can be mended."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if not isinstance(leaf, UserError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 async def _until_signal(task: TaskSpec, peers: int, screen: Screen, keep: Path | None) -> Figures:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import trio
 
 from discod.demo import stage
 from discod.demo.performance import Figures
-from discod.errors import UsageError
+from discod.errors import LocalError, UsageError, UserError
 from discod.train.templates import DIGITS
 
 FIGURES = Figures(
@@ -51,3 +54,21 @@ def test_summary_compares_and_prints_a_command(monkeypatch: pytest.MonkeyPatch) 
     model, sample = "discod-demo/digits.safetensors", "discod-demo/sample.npz"
     assert last == f"try: python3 run.py discod model predict {model} {sample}"
     assert len(stage.summary(FIGURES, None).splitlines()) == 1
+
+
+def test_of_several_errors_a_bug_is_shown_before_the_rest() -> None:
+    mendable, bug = UserError("one"), LocalError("two")
+    group = BaseExceptionGroup("", [mendable, BaseExceptionGroup("", [UserError("three")])])
+    assert stage.first_error(group) is mendable
+    assert stage.first_error(BaseExceptionGroup("", [group, bug])) is bug
+
+
+def test_signal_ends_the_performance_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(stage, "perform", interrupted)
+    with pytest.raises(UserError) as caught:
+        stage.run(DIGITS, 3, live=False, color=False, keep=None)
+    assert (caught.value.code, caught.value.exit) == ("interrupted", 143)
