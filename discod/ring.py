@@ -5,8 +5,8 @@
     decode   sum, base                   ->  base + mean
 
 With m = floor(log2((2^31 - 1) / n)) the sum of n words fits an int32, so it is exact; the unweighted mean is off by at
-most B 2^-(m+1) plus one float32 rounding. The last word carries the peer's weight w (1..65535), and x is scaled by w / 65535
-before it is encoded, so a weighted sum needs no second message (docs/protocol.md, fixed point).
+most B 2^-(m+1) plus one float32 rounding. The last word carries the peer's weight w (1..65535), and x is scaled by
+w / 65535 before it is encoded, so a weighted sum needs no second message (docs/protocol.md, fixed point).
 
 All loops go block by block through memory that stays in the cache, and hash the block while it is there; numpy and
 hashlib release the interpreter lock on blocks of this size, so they are run in threads. Only + - * / and rint are used,

@@ -82,6 +82,7 @@ ROOMS = (
             "discod.p2p.election",
             "discod.p2p.newcomer",
             "discod.p2p.owners",
+            "discod.p2p.safety",
             "discod.p2p.rendezvous",
             "discod.p2p.round",
             "discod.p2p.rules",

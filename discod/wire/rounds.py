@@ -69,11 +69,14 @@ class Advert(Message, frozen=True):
 
 
 class Links(Message, frozen=True):
-    """Whom I am linked with now. Not part of any round id: the leader uses the latest."""
+    """Whom I am linked with, where I stand, and whether I train. In no round id: the latest counts. Slot is seq."""
 
     kind: ClassVar[str] = "links"
     seq: int
     peers: tuple[bytes, ...]
+    round: int
+    base: bytes
+    training: bool  # False: I have finished, or only fetch and serve
 
 
 class Roster(Message, frozen=True):
@@ -113,16 +116,16 @@ class Propose(Message, frozen=True):
     view: int
     included: bytes  # bitmap over the roster
     manifests: bytes  # mh: hash of the manifests of U, in roster order
-    owners: tuple[int, ...]  # per chunk, the owner's position in the owner order
+    gone: bytes  # bitmap of the peers whose chunks pass to the next owner in order
     evidence: tuple[Signed, ...]
 
 
 class Reassign(Message, frozen=True):
-    """Send the pieces of these chunks to these owners: the former ones are gone. Slot counts up."""
+    """These peers are gone as owners: send the pieces of their chunks to the next owner in order. Slot counts up."""
 
     kind: ClassVar[str] = "reassign"
     view: int
-    owners: tuple[int, ...]
+    gone: bytes  # bitmap over the roster
 
 
 class View(Message, frozen=True):
@@ -164,13 +167,6 @@ class Leave(Message, frozen=True):
     reason: str
 
 
-class Abort(Message, frozen=True):
-    """The leader gives this attempt up; counts only while the receiver has sent no Manifest."""
-
-    kind: ClassVar[str] = "abort"
-    reason: str
-
-
 class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """t equal Dones of a roster: proof, for anybody with the member records, that `state` follows `parent`."""
 
@@ -196,6 +192,25 @@ class State(Message, frozen=True):
     kind: ClassVar[str] = "state"
     seq: int
     headers: tuple[Certificate, ...]
+    head: bytes  # canonical Head of the base
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a joint state is besides its parameters; its hash names the state."""
+
+    scope: bytes
+    round: int
+    parent: bytes  # hash of the state before; zeros for round 0
+    bound: float  # of the next round's fixed point
+    parameters: bytes  # SHA-256 of the (d,) float32 vector
+
+
+class Proof(Message, frozen=True):
+    """Two messages that no honest peer signs both; their signer stays out of rosters for a day."""
+
+    kind: ClassVar[str] = "proof"
+    first: Signed
+    second: Signed
 
 
 BODIES: dict[str, type[Message]] = {
@@ -214,13 +229,14 @@ BODIES: dict[str, type[Message]] = {
         Sum,
         Done,
         Leave,
-        Abort,
         Ask,
         State,
+        Proof,
     )
 }
 _bodies = {kind: decoder(body) for kind, body in BODIES.items()}
 _envelope = decoder(Envelope)
+head_decoder = decoder(Head)
 
 
 def sign_label(kind: str) -> bytes:
@@ -231,6 +247,11 @@ def sign_label(kind: str) -> bytes:
 def message_hash(signed: Signed) -> bytes:
     """The name of a signed message in other messages (manifest hashes, round ids)."""
     return digest("discod/message/1", signed.envelope)
+
+
+def head_hash(head: Head) -> bytes:
+    """The name of a joint state."""
+    return digest("discod/state/1", encode(head))
 
 
 def make_envelope(scope: bytes, rid: bytes, sender: bytes, body: Message, slot: int = 0) -> Envelope:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -62,13 +64,14 @@ def test_a_snapshot_is_the_whole_run_in_json() -> None:
 def test_every_change_raises_the_revision(change: str) -> None:
     informant = Informant("t", rounds=9, round_duration=4)
     before = informant.snapshot()
-    {
+    changes: dict[str, Callable[[], object]] = {
         "say": lambda: informant.say("x"),
         "does": lambda: informant.does("waiting"),
         "trained": lambda: informant.trained(1, 1, 0.1, 0.2),
         "traffic": lambda: informant.traffic(1, 2),
         "restarted": informant.worker_restarted,
         "update": lambda: informant.update(1, training(1), None),
-    }[change]()
+    }
+    changes[change]()
     assert informant.snapshot().revision > before.revision
     assert before.revision == 0  # a snapshot does not change under its reader

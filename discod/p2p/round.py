@@ -1,0 +1,393 @@
+"""The round machine of one task: Adverts, rosters, attempts, certificates, and which certified state to stand on.
+
+    i -> all       Links, Advert       while local training of a round runs               (calling.py)
+    leader -> all  Roster              after quorum and grace; its hash is the round id
+                   ... one Attempt ...                                                    (attempt.py)
+    i -> all       Done                t equal ones are the certificate                   (ballot.py)
+    i <-> j        Ask / State, snapshot: j stands on a certified state unknown to i      (standing.py)
+
+Sans-IO and level-triggered: an input records facts, `_advance` then does what they allow. The caller passes its
+monotonic clock as `now` with every input, performs the returned effects in order, and calls `tick` at `deadline`. A
+peer is in one attempt at a time. The rules are docs/protocol.md's; where one looks odd it answers an attack, or a stall
+that the random simulation found (tests/p2p/test_simulation.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from discod.errors import PeerError, Refused
+from discod.p2p import effects as fx
+from discod.p2p.attempt import Attempt
+from discod.p2p.ballot import Ballots
+from discod.p2p.calling import Call, Calling
+from discod.p2p.certificate import Keyring
+from discod.p2p.chain import Chain
+from discod.p2p.early import Early
+from discod.p2p.election import BAN_SECONDS
+from discod.p2p.rules import Rules, Spent
+from discod.p2p.standing import Standing
+from discod.p2p.tally import SIGNED_ONCE, Equivocation
+from discod.p2p.terms import LEAST_STRAGGLE_SECONDS, Phase, Terms
+from discod.p2p.voice import Voice
+from discod.ring import chunk_bounds
+from discod.wire.rounds import (
+    Advert,
+    Ask,
+    Done,
+    Envelope,
+    Head,
+    Leave,
+    Links,
+    Message,
+    Proof,
+    Roster,
+    Signed,
+    State,
+    head_hash,
+    make_envelope,
+    parse_body,
+)
+
+MANIFESTS_PER_BASE = 3  # then the update is given up
+
+
+class Round:
+    """See the module. All methods take `now` and return effects; a PeerError leaves the state unchanged."""
+
+    def __init__(
+        self, rules: Rules, keyring: Keyring, chain: Chain, spent: Spent, entropy: Callable[[int], bytes], seq: int
+    ) -> None:
+        """`seq` must be larger than any this identity has used before; `entropy(n)` gives n random bytes."""
+        self.rules, self.keyring, self.chain, self.spent = rules, keyring, chain, spent
+        self.attempt: Attempt | None = None
+        self.ballots = Ballots(rules.scope, keyring)
+        self.voice = Voice(rules.scope, keyring, seq)
+        self.calling = Calling(rules, chain, self.voice, entropy)
+        self.standing = Standing(rules, chain, self.voice, entropy)
+        self._early = Early()
+        self._said: list[Signed] = []  # my messages of the attempt, for a peer whose link comes back
+        self._contributing = False
+
+    # -- inputs from the daemon ---------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[fx.Effect]:
+        self._say_links()
+        return self._done(now)
+
+    def training_began(self, now: float) -> list[fx.Effect]:
+        """Local training of a round starts: this is when a peer adverts."""
+        mine = self.calling.mine
+        mine.since, mine.ready = now, False
+        if not mine.training:
+            mine.training = True
+            self._say_links()
+        return self._done(now)
+
+    def update_ready(self, now: float) -> list[fx.Effect]:
+        """Local training of a round has ended and its update may be contributed."""
+        self.calling.mine.ready, self.calling.mine.took = True, now - self.calling.mine.since
+        return self._done(now)
+
+    def retired(self, now: float) -> list[fx.Effect]:
+        """No more training: go on serving the certified state."""
+        mine = self.calling.mine
+        mine.training = mine.ready = False
+        mine.advert = None
+        self._leave("finished", now)
+        self._say_links()
+        return self._done(now)
+
+    def members_changed(self, now: float) -> list[fx.Effect]:
+        """The member set is another: an Advert that names the old one, and is in no roster yet, is replaced."""
+        self.calling.mine.advert = None
+        return self._done(now)
+
+    def contributed(self, rid: bytes, hashes: tuple[bytes, ...], now: float) -> list[fx.Effect]:
+        """The update is encoded (SHA-256 of each chunk) and its spent record is on disk."""
+        if (attempt := self._attempt(rid)) is not None:
+            self._contributing = False
+            attempt.contributed(hashes, now)
+        return self._done(now)
+
+    def combined(self, rid: bytes, chunk: int, hash_: bytes, now: float) -> list[fx.Effect]:
+        if (attempt := self._attempt(rid)) is not None:
+            attempt.combined(chunk, hash_, now)
+        return self._done(now)
+
+    def applied(self, rid: bytes, head: Head, now: float) -> list[fx.Effect]:
+        """The new joint state of an attempt is on disk; my Done may leave."""
+        if (attempt := self._attempt(rid)) is not None:
+            self.ballots.get(rid).candidate = head
+            attempt.applied(head_hash(head), now)
+        return self._done(now)
+
+    def failed(self, rid: bytes, why: str, now: float) -> list[fx.Effect]:
+        """NaN in the update, a sum out of bounds, a full disk: leave at once, the round goes on without this peer."""
+        if self._attempt(rid) is not None:
+            self.calling.mine.ready = False
+            self._leave(why, now)
+        return self._done(now)
+
+    def fetched(self, head: Head, now: float) -> list[fx.Effect]:
+        """The snapshot of `head`, verified, is at hand."""
+        fetching, state = self.standing.fetching, head_hash(head)
+        if fetching is not None and fetching.state == state:
+            self.standing.fetching = None
+            self._adopt(head, None, now)
+        return self._done(now)
+
+    def not_fetched(self, now: float) -> list[fx.Effect]:
+        self.standing.fetching = None
+        return self._done(now)
+
+    # -- inputs from the network --------------------------------------------------------------------------------------
+
+    def link(self, peer: bytes, now: float) -> list[fx.Effect]:
+        """A link to a member is up: it gets everything I have said that still counts."""
+        self.voice.linked.add(peer)
+        self._say_links()
+        if (advert := self.calling.mine.advert) is not None:
+            self.voice.send(peer, advert.signed)
+        for signed in (*self._said, *self.ballots.own_dones()):
+            self.voice.send(peer, signed)
+        if self.attempt is not None:
+            self.attempt.relinked(peer, now)
+        return self._done(now)
+
+    def lost(self, peer: bytes, now: float) -> list[fx.Effect]:
+        self.voice.linked.discard(peer)
+        self.calling.election.links.pop(peer, None)
+        self.standing.lost(peer)
+        if self.attempt is not None:
+            self.attempt.lost(peer, now)
+        self._say_links()
+        return self._done(now)
+
+    def receive(self, signed: Signed, now: float) -> list[fx.Effect]:
+        """A message from anybody. Raises Refused or Broken, and changes nothing, when it breaks a rule."""
+        envelope = self.keyring.check(signed)
+        if envelope.scope != self.rules.scope:
+            raise Refused(envelope.sender, "another task")
+        if envelope.sender == self.keyring.me:
+            return []
+        try:
+            self._dispatch(envelope, parse_body(envelope), signed, now)
+        except Equivocation as proof:
+            self._accuse(proof, now)
+            raise
+        return self._done(now)
+
+    def expects(self, peer: bytes, rid: bytes, kind: str, chunk: int, size: int) -> bool:
+        """Whether bulk with this header (`size` bytes) is to be received; nothing else may take memory."""
+        attempt = self._attempt(rid)
+        return attempt is not None and attempt.expects(kind, peer, chunk, size)
+
+    def bulk_arrived(self, peer: bytes, rid: bytes, kind: str, chunk: int, hash_: bytes, now: float) -> list[fx.Effect]:
+        """All words of a piece or a sum arrived. Raises Broken when they are not what was signed."""
+        if (attempt := self._attempt(rid)) is not None:
+            arrived = attempt.sum_arrived if kind == "sum" else attempt.piece
+            arrived(peer, chunk, hash_, now)
+        return self._done(now)
+
+    def bulk_refused(self, peer: bytes, rid: bytes, kind: str, chunk: int, now: float) -> list[fx.Effect]:
+        """The receiver did not expect what I sent: it is tried again a little later."""
+        if (attempt := self._attempt(rid)) is not None:
+            attempt.refused_bulk(kind, peer, chunk, now)
+        return self._done(now)
+
+    def tick(self, now: float) -> list[fx.Effect]:
+        return self._done(now)
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` is due, on the caller's clock; inf when nothing is waited for."""
+        attempt = self.attempt.deadline if self.attempt is not None else math.inf
+        return min(self.calling.wake, self.standing.wake, attempt)
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, envelope: Envelope, body: Message, signed: Signed, now: float) -> None:
+        peer, attempt = envelope.sender, self.attempt
+        match body:
+            case Links():
+                self.calling.election.record_links(peer, body)
+            case Advert():
+                fresh = self.calling.on_advert(envelope, body, signed)
+                if fresh and attempt is not None and peer in attempt.terms.roster:
+                    attempt.leave(peer, now)  # it has lost the attempt that I am in, or was started again
+            case Roster():
+                call = self.calling.on_roster(envelope, body, signed)
+                if self._attempt(call.rid) is None:
+                    self.calling.offered(call)
+            case Done() if self.ballots.knows(envelope.rid):
+                self._vote(envelope, body, signed)
+            case Ask():
+                self.standing.on_ask(peer, body, self.calling.election.links.get(peer))
+            case State():
+                self.standing.on_state(body)
+            case Proof():
+                self._on_proof(body, now)
+            case _ if attempt is not None and attempt.terms.rid == envelope.rid:
+                attempt.receive(envelope, body, signed, now)
+            case _ if not self.ballots.knows(envelope.rid):  # else it belongs to an attempt that is over here
+                self._early.hold(envelope, signed)
+
+    def _vote(self, envelope: Envelope, body: Done, signed: Signed) -> None:
+        if (certificate := self.ballots.vote(envelope, body, signed)) is not None:
+            self.chain.add(certificate)
+
+    def _accuse(self, proof: Equivocation, now: float) -> None:
+        if proof.kind in SIGNED_ONCE and proof.peer is not None:
+            self._ban(proof.peer, now)
+            self.voice.broadcast(Proof(proof.first, proof.second), self.voice.next_seq())
+
+    def _on_proof(self, body: Proof, now: float) -> None:
+        one, other = self.keyring.check(body.first), self.keyring.check(body.second)
+        same = (one.kind, one.rid, one.sender, one.slot) == (other.kind, other.rid, other.sender, other.slot)
+        if not same or one == other or one.kind not in SIGNED_ONCE or one.scope != self.rules.scope:
+            raise Refused(None, "a proof of nothing")
+        self._ban(one.sender, now)
+
+    def _ban(self, peer: bytes, now: float) -> None:
+        banned = self.calling.election.banned
+        if peer != self.keyring.me and banned.get(peer, -math.inf) <= now:
+            banned[peer] = now + BAN_SECONDS
+            self.voice.note("peer.equivocated", peer, "signed two different messages for one slot")
+
+    # -- progress -----------------------------------------------------------------------------------------------------
+
+    def _done(self, now: float) -> list[fx.Effect]:
+        self._advance(now)
+        out, self.voice.out = self.voice.out, []
+        return out
+
+    def _advance(self, now: float) -> None:
+        if self.attempt is not None:
+            self.attempt.tick(now)
+            self._collect(now)
+        self._settle(now)
+        if self.attempt is not None or self.standing.fetching is not None:
+            self.calling.refuse_all()
+            self.calling.wake = math.inf
+        elif (call := self.calling.advance(now)) is not None:
+            self._enter(call, now)
+        self._contribute()
+        self._collect(now)
+
+    def _settle(self, now: float) -> None:
+        """At a round boundary: stand on the best certified state in sight."""
+        own = self.ballots.certified(self.chain.base_hash)
+        running = self.attempt is not None and (self.attempt.spent or self._contributing)
+        if own is not None and (not running or self._attempt(own[1]) is not None):
+            self._adopt(own[0], own[1], now)
+        elif running:
+            self.standing.wake = math.inf
+            if self.attempt is None or self.ballots.get(self.attempt.terms.rid).certificate is None:
+                return
+        links = self.calling.election.links
+        self.standing.settle({peer: links[peer] for peer in self.voice.linked if peer in links}, now)
+
+    def _enter(self, call: Call, now: float) -> None:
+        """Begin the attempt of a Roster that this peer answers or has called."""
+        straggle = self.rules.straggle or max(LEAST_STRAGGLE_SECONDS, self.calling.mine.took / 2)
+        sizes = tuple(b - a for a, b in chunk_bounds(self.rules.words, len(call.roster)))
+        me, bulk = self.keyring.me, self.rules.bulk
+        terms = Terms(call.rid, me, call.roster, call.sender, call.threshold, sizes, straggle, bulk)
+        self.ballots.open(terms, self.chain.base, self.chain.base_hash, call.message.adverts)
+        self.voice.out.append(fx.Open(call.rid, call.roster))
+        self.voice.relay = call.sender
+        self._said = [call.signed]
+        if call.sender != me:  # whoever has not got it from the leader gets it from the others
+            self.voice.send_all((p for p in call.roster if p != call.sender), call.signed)
+        self.attempt = Attempt(terms, frozenset(self.voice.linked), self._say, self.keyring.check, now)
+        self.attempt.begin(now)
+        for signed in self._early.take(call.rid):
+            self._replay(signed, now)
+
+    def _replay(self, signed: Signed, now: float) -> None:
+        try:
+            envelope = self.keyring.check(signed)
+            self._dispatch(envelope, parse_body(envelope), signed, now)
+        except PeerError as error:
+            self.voice.note("message.refused", error.peer, error.why)
+
+    def _contribute(self) -> None:
+        attempt = self.attempt
+        if attempt is not None and self.calling.mine.ready and attempt.wants_update and not self._contributing:
+            self._contributing = True
+            self.spent.manifests += 1
+            self.voice.out.append(fx.Contribute(attempt.terms.rid))
+
+    def _collect(self, now: float) -> None:
+        """Take over what the attempt has emitted, and its end."""
+        if (attempt := self.attempt) is None:
+            return
+        if attempt.phase is Phase.SIGNED and not self.ballots.get(attempt.terms.rid).reachable(attempt.alive()):
+            attempt.close("too few are left to certify the new state")
+        self.voice.out.extend(attempt.out)
+        attempt.out.clear()
+        if attempt.closed:
+            self._end(attempt)
+            self._after_loss(attempt, now)
+
+    def _leave(self, why: str, now: float) -> None:
+        if self.attempt is not None:
+            self.attempt.close(why)
+            self._collect(now)
+
+    def _end(self, attempt: Attempt) -> None:
+        """Say goodbye to the roster, unless it has my Done already."""
+        rid, roster = attempt.terms.rid, attempt.terms.roster
+        if not self.ballots.get(rid).signed:
+            self.voice.send_all(roster, self.voice.sign(Leave(attempt.why), rid, 0))
+        self.attempt, self._said, self._contributing, self.voice.relay = None, [], False, None
+
+    def _after_loss(self, attempt: Attempt, now: float) -> None:
+        self.calling.ended(attempt.terms.leader, now)
+        if attempt.spent:
+            self.calling.mine.ready = False  # under this base only an update with a further round of batches may follow
+            if self.spent.manifests >= MANIFESTS_PER_BASE:
+                self.voice.out.append(fx.Retrain(self.calling.pause(now)))
+                self.spent.manifests = 0
+
+    def _adopt(self, head: Head, rid: bytes | None, now: float) -> None:
+        """Change the base; the attempt under the old one is over."""
+        certificate = self.chain.headers[head_hash(head)]
+        keep = self.spent.manifests == 0
+        if (attempt := self.attempt) is not None:
+            attempt.close("certified" if attempt.terms.rid == rid else "another base")
+            self.voice.out.extend(attempt.out)
+            self._end(attempt)
+        self.chain.advance(head, tuple(self.keyring.check(signed).sender for signed in certificate.adverts))
+        self.ballots.keep_only(certificate)
+        self.calling.rebased(keep)
+        self.standing.fetching = None
+        self.spent.manifests = 0
+        self._early.clear()
+        self.voice.out.append(fx.Adopt(head, certificate, rid, keep))
+        self._say_links()
+
+    # -- speaking -----------------------------------------------------------------------------------------------------
+
+    def _attempt(self, rid: bytes) -> Attempt | None:
+        return self.attempt if self.attempt is not None and self.attempt.terms.rid == rid else None
+
+    def _say(self, body: Message, slot: int) -> None:
+        """Sign a message of the attempt for its whole roster, and count it here as well."""
+        attempt = self.attempt
+        assert attempt is not None
+        envelope = make_envelope(self.rules.scope, attempt.terms.rid, self.keyring.me, body, slot)
+        signed = self.keyring.sign(envelope)
+        self._said.append(signed)
+        self.voice.send_all(attempt.terms.roster, signed)
+        if isinstance(body, Done):
+            self._vote(envelope, body, signed)
+        else:
+            attempt.record_own(envelope, body, signed)
+
+    def _say_links(self) -> None:
+        seq, chain = self.voice.next_seq(), self.chain
+        linked, training = tuple(sorted(self.voice.linked)), self.calling.mine.training
+        self.voice.broadcast(Links(seq, linked, chain.base.round, chain.base_hash, training), seq)

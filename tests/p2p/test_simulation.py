@@ -1,0 +1,70 @@
+"""Seeded random runs of many real round machines: one state per rid, nothing counted twice, never stuck."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.p2p.world import World
+
+RUNS = 60
+
+
+def calm(world: World, seconds: float, rounds: int) -> None:
+    """Faults have stopped: everybody goes on from one base, within `seconds`."""
+    for host in world.hosts.values():
+        host.slow = 1.0
+        if host.machine is None:
+            host.boot()
+    world.heal()
+    assert world.run(seconds, world.one_base), f"no common base; {world.closed}"
+    start = max(host.round for host in world.alive())  # a losing branch may have been the longer one
+    assert world.run(seconds, lambda: min(h.round for h in world.alive()) >= start + rounds), world.closed
+    assert world.run(60.0, world.one_base), f"no common base; {world.closed}"
+
+
+def test_three_peers_agree_without_faults() -> None:
+    world = World(3, seed=1, min_peers=3)
+    world.boot()
+    assert world.run(120.0, lambda: min(h.round for h in world.alive()) >= 20)
+    assert set(world.closed) == {"certified"}
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_random_faults(seed: int) -> None:
+    world = World(2 + seed % 8, seed, words=17 * (1 + seed % 5))
+    world.boot()
+    peers = list(world.hosts)
+    for _ in range(12):
+        world.run(world.random.uniform(0.1, 12.0))
+        fault(world, peers)
+    calm(world, 600.0, 8)
+
+
+def fault(world: World, peers: list[bytes]) -> None:
+    rng = world.random
+    match rng.randrange(7):
+        case 0:
+            victim = rng.choice(peers)
+            if world.hosts[victim].machine is not None:
+                world.crash(victim)
+        case 1:
+            for host in world.hosts.values():
+                if host.machine is None:
+                    host.boot()
+        case 2:
+            side = set(rng.sample(peers, rng.randrange(1, len(peers))))
+            for a, b in itertools.combinations(peers, 2):
+                if (a in side) != (b in side):
+                    world.cut_link(a, b)
+        case 3:
+            world.heal()
+        case 4:
+            world.cut_link(*rng.sample(peers, 2))
+        case 5:
+            world.hosts[rng.choice(peers)].slow = rng.choice([1.0, 5.0, 30.0])
+        case 6:
+            a, b = rng.sample(peers, 2)  # a link that flaps
+            world.take_down(a, b)
+            world.after(rng.uniform(0.05, 5.0), lambda: world.bring_up(a, b))
