@@ -109,8 +109,7 @@ class Attempt:
         if isinstance(body, Reassign | Propose) and body.view >= self.view:
             self.owners.gone |= from_bitmap(body.gone, self.terms.roster)
         if isinstance(body, View) and envelope.sender in self.linked:
-            proofs = self.tally.proofs_of_opening()  # it has not seen the t Consents that I have
-            self.out.extend(fx.Send(envelope.sender, proof) for proof in proofs)
+            self.out.extend(fx.Send(envelope.sender, proof) for proof in self.tally.proofs_of_opening())
         self._advance(now)
 
     def record_own(self, envelope: Envelope, body: Message, signed: Signed) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from discod.errors import BadInvite, Broken, PeerError, Refused
+from discod.errors import BadInvite, Refused
 from discod.identity import (
     Identity,
     Members,
@@ -24,17 +21,14 @@ from discod.identity import (
 )
 from discod.p2p import newcomer as nc
 from discod.p2p import rendezvous as rv
-from discod.p2p.addresses import advertised, dialable, split_address
 from discod.wire.codec import PROTOCOL_VERSION, decode, encode
 from discod.wire.signaling import (
     HELLO_LABEL,
     Admitted,
     Beat,
     Declined,
-    Denied,
     Find,
     Found,
-    FromNode,
     Hello,
     Join,
     Knock,
@@ -45,7 +39,6 @@ from discod.wire.signaling import (
     Room,
     Signal,
     Signaled,
-    Spliced,
     Ticket,
     hello_statement,
     whisper,
@@ -359,80 +352,3 @@ def test_answer_of_somebody_else_is_refused() -> None:
 
 
 # -- laws, for both machines
-
-BYTES = st.sampled_from([b"", b"x", encode(Declined("no", (1,))), encode(Petition(membership(B))), membership(C)])
-MESSAGES = st.one_of(
-    st.sampled_from([hello(), hello(node=EVE), Spliced(), Room(ROOT.peer_id, 0, True), Room(bytes(32), 0, False)]),
-    st.builds(Present, st.sampled_from([B.peer_id, EVE.peer_id]), st.tuples(BYTES)),
-    st.builds(Left, st.sampled_from([A.peer_id, B.peer_id])),
-    st.builds(Signaled, st.sampled_from([A.peer_id, B.peer_id]), BYTES),
-    st.builds(Ticket, st.just(A.peer_id), st.just(b"k" * 16), st.booleans()),
-    st.builds(Found, st.just(KEY.public), st.sampled_from([(), (b"x",), (invite(),), found(inviting()).records])),
-    st.builds(Denied, st.just("refused"), st.just("no"), st.sampled_from([b"", A.peer_id])),
-    st.builds(Beat, st.integers(0, 3)),
-)
-STEPS = st.lists(st.tuples(MESSAGES, st.floats(0, 30)), max_size=12)
-
-
-def state_of(machine: Any) -> dict[str, Any]:
-    return {k: copy.copy(v) for k, v in vars(machine).items() if not isinstance(v, Members | Identity)}
-
-
-@pytest.mark.parametrize("make", [lambda: rv.Rendezvous(A, inviting(), AT.address, AT.key, NONCE), newcomer])
-@given(steps=STEPS)
-def test_any_message_in_any_state_is_answered_or_leaves_it_unchanged(
-    make: Any, steps: list[tuple[FromNode, float]]
-) -> None:
-    machine, now = make(), 0.0
-    machine.start(now)
-    for message, wait in steps:
-        before = state_of(machine)
-        ended = machine.state.value == "ended"
-        try:
-            effects = machine.receive(message, now)
-        except PeerError:
-            assert state_of(machine) == before
-            effects = []
-        if ended:
-            assert effects == []
-        if machine.state is before["state"] and machine.state.value not in ("present", "asking a member"):
-            assert machine.deadline <= before["deadline"]
-        now += wait
-        if now >= machine.deadline:
-            assert machine.tick(now)
-            assert machine.deadline > now
-    if machine.state.value == "ended":
-        assert machine.tick(math.inf) == []
-
-
-def test_out_of_turn_is_broken() -> None:
-    machine = rv.Rendezvous(A, founded(A), AT.address, AT.key, NONCE)
-    machine.start(0)
-    for message in (Left(B.peer_id), Room(ROOT.peer_id, 0, True)):
-        with pytest.raises(Broken):
-            machine.receive(message, 0)
-
-
-# -- addresses
-
-
-def test_only_plain_numbers_are_dialled_and_loopback_only_from_here() -> None:
-    entries = ("10.0.0.1:7340", "127.0.0.1:7340", "[::1]:1", "[fe80::1]:1", "224.0.0.1:1", "0.0.0.0:1", "a.example:1")
-    assert dialable(entries, loopback=False) == ["10.0.0.1:7340"]
-    assert dialable(entries, loopback=True) == ["10.0.0.1:7340", "127.0.0.1:7340", "[::1]:1"]
-    assert dialable(("10.0.0.1:0", "x", "[::ffff:127.0.0.1]:5", "10.0.0.1"), loopback=False) == []
-
-
-def test_advertised_addresses_are_each_named_once() -> None:
-    assert advertised(["10.0.0.1", "10.0.0.1", "2001:db8::1"], 7340, loopback=False) == (
-        "10.0.0.1:7340",
-        "[2001:db8::1]:7340",
-    )
-    assert advertised(["10.0.0.1"], 0, loopback=False) == ()
-
-
-def test_addresses_are_read_with_and_without_a_port() -> None:
-    assert split_address("[::1]:80") == ("::1", 80)
-    assert split_address("::1", 8765) == ("::1", 8765)
-    assert split_address("host", 8765) == ("host", 8765)
-    assert split_address("[::1]", 8765) == ("::1", 8765)
