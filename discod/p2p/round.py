@@ -70,8 +70,6 @@ class Round:
         self._said: list[Signed] = []  # my messages of the attempt, for a peer whose link comes back
         self._contributing = False
 
-    # -- inputs from the daemon ---------------------------------------------------------------------------------------
-
     def start(self, now: float) -> list[fx.Effect]:
         self._say_links()
         return self._done(now)
@@ -142,8 +140,6 @@ class Round:
         self.standing.fetching = None
         return self._done(now)
 
-    # -- inputs from the network --------------------------------------------------------------------------------------
-
     def link(self, peer: bytes, now: float) -> list[fx.Effect]:
         """A link to a member is up: it gets everything I have said that still counts."""
         self.voice.linked.add(peer)
@@ -206,13 +202,11 @@ class Round:
         attempt = self.attempt.deadline if self.attempt is not None else math.inf
         return min(self.calling.wake, self.standing.wake, attempt)
 
-    # -- messages -----------------------------------------------------------------------------------------------------
-
     def _dispatch(self, envelope: Envelope, body: Message, signed: Signed, now: float) -> None:
         peer, attempt = envelope.sender, self.attempt
         match body:
             case Links():
-                self.calling.election.record_links(peer, body)
+                self._on_links(peer, body, now)
             case Advert():
                 fresh = self.calling.on_advert(envelope, body, signed)
                 if fresh and attempt is not None and peer in attempt.terms.roster:
@@ -233,6 +227,18 @@ class Round:
                 attempt.receive(envelope, body, signed, now)
             case _ if not self.ballots.knows(envelope.rid):  # else it belongs to an attempt that is over here
                 self._early.hold(envelope, signed)
+
+    def _on_links(self, peer: bytes, links: Links, now: float) -> None:
+        """Note where a peer stands; one that stands elsewhere, or trains no more, is out of the attempt I am in.
+
+        Its Leave may have been lost with a link, and before the t-th Manifest no deadline runs. Once the sum is open
+        this proves nothing: whoever has certified it stands elsewhere too.
+        """
+        fresh = self.calling.election.record_links(peer, links)
+        attempt = self.attempt
+        elsewhere = links.base != self.chain.base_hash or not links.training
+        if fresh and elsewhere and attempt is not None and attempt.tally.opened is None:
+            attempt.leave(peer, now)
 
     def _vote(self, envelope: Envelope, body: Done, signed: Signed) -> None:
         if (certificate := self.ballots.vote(envelope, body, signed)) is not None:
@@ -255,8 +261,6 @@ class Round:
         if peer != self.keyring.me and banned.get(peer, -math.inf) <= now:
             banned[peer] = now + BAN_SECONDS
             self.voice.note("peer.equivocated", peer, "signed two different messages for one slot")
-
-    # -- progress -----------------------------------------------------------------------------------------------------
 
     def _done(self, now: float) -> list[fx.Effect]:
         self._advance(now)
@@ -368,8 +372,6 @@ class Round:
         self._early.clear()
         self.voice.out.append(fx.Adopt(head, certificate, rid, keep))
         self._say_links()
-
-    # -- speaking -----------------------------------------------------------------------------------------------------
 
     def _attempt(self, rid: bytes) -> Attempt | None:
         return self.attempt if self.attempt is not None and self.attempt.terms.rid == rid else None

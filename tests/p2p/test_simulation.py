@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from tests.p2p.world import World
+from discod.wire.rounds import NO_RID, Links, make_envelope
+from tests.p2p.world import SCOPE, FakeKeyring, World
 
 RUNS = 60
 
@@ -40,6 +41,28 @@ def test_random_faults(seed: int) -> None:
         world.run(world.random.uniform(0.1, 12.0))
         fault(world, peers)
     calm(world, 600.0, 8)
+
+
+def test_a_member_that_moved_on_unheard_does_not_hold_me_in_its_attempt() -> None:
+    """Found by seed 37: its Leave was lost with the link, and before the t-th Manifest no deadline runs."""
+    world = World(2, seed=3)
+    world.boot()
+    waiting, other = world.hosts.values()
+    waiting.slow, other.slow = 0.0, 1000.0
+
+    def shared() -> bool:
+        machine = waiting.machine
+        return machine is not None and machine.attempt is not None and machine.attempt.spent
+
+    assert world.run(2000.0, shared)
+    assert waiting.machine is not None
+    assert waiting.machine.attempt is not None
+    attempt = waiting.machine.attempt
+    moved = Links(10**9, (waiting.peer,), 7, b"elsewhere".ljust(32), True)
+    envelope = make_envelope(SCOPE, NO_RID, other.peer, moved, moved.seq)
+    signed = FakeKeyring(other.peer, frozenset(world.hosts)).sign(envelope)
+    waiting.perform(waiting.machine.receive(signed, world.now))
+    assert attempt.closed
 
 
 def fault(world: World, peers: list[bytes]) -> None:

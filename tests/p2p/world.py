@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 
 from discod.errors import Broken, PeerError, Refused
@@ -311,11 +312,11 @@ class World:
     def heal(self) -> None:
         pairs, self.cut = self.cut, set()
         for pair in sorted(pairs, key=sorted):
-            self.after(self.random.uniform(0, 1), lambda p=tuple(pair): self.bring_up(*p))  # type: ignore[misc]
+            self.after(self.random.uniform(0, 1), partial(self.bring_up, *sorted(pair)))
 
     def crash(self, peer: bytes) -> None:
         self.hosts[peer].crash()
-        for pair in [p for p in self.up if peer in p]:
+        for pair in sorted(sorted(p) for p in self.up if peer in p):
             self.take_down(*pair)
 
     def _deliver(self, a: bytes, b: bytes, delay: float, ordered: bool, call: Callable[[Host], None]) -> None:
