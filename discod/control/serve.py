@@ -68,9 +68,13 @@ async def serve_control(
     listener: socket.socket,
     allowed_uids: frozenset[int],
     *,
+    leaving: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Answer callers until cancelled, which closes the listener and every connection."""
+    """Answer callers until cancelled, which closes the listener and every connection.
+
+    Once `leaving` is set nobody new is let in, and it ends with the last connection.
+    """
     handle = tcp_server_handler(
         wrap_app(cast("Framework", app), MAX_HEADER_BYTES, "asgi"),
         _server_config(),
@@ -83,12 +87,29 @@ async def serve_control(
         accepting = trio.socket.from_stdlib_socket(listener)
         async with trio.open_nursery() as nursery:
             task_status.started()
-            while True:
-                connection, _ = await accepting.accept()
+            if leaving is not None:
+                nursery.start_soon(_close_when, leaving, accepting)
+            while (connection := await _next(accepting)) is not None:
                 if caller_uid(connection) not in allowed_uids or slots.available_tokens == 0:
                     connection.close()
                     continue
                 nursery.start_soon(_serve_one, handle, connection, slots)
+
+
+async def _next(accepting: trio.socket.SocketType) -> trio.socket.SocketType | None:
+    """The next connection; None once the listener is closed. No deadline: callers come when they come."""
+    try:
+        connection, _ = await accepting.accept()
+    except (OSError, trio.ClosedResourceError):
+        if accepting.fileno() == -1:
+            return None
+        raise
+    return connection
+
+
+async def _close_when(leaving: trio.Event, accepting: trio.socket.SocketType) -> None:
+    await leaving.wait()
+    accepting.close()
 
 
 async def _serve_one(handle: Any, connection: trio.socket.SocketType, slots: trio.CapacityLimiter) -> None:

@@ -39,6 +39,7 @@ class Tasks:
         self._events = events
         self._known: dict[tuple[bytes, bytes], OfferedTask] = {}  # (mesh, task)
         self._bad: set[bytes] = set()
+        self._told: set[tuple[bytes, bytes]] = set()  # (scope, PeerId)
 
     def scan(self, mesh: bytes) -> None:
         """Take note of offers that are new in a mesh."""
@@ -109,6 +110,21 @@ class Tasks:
         """The task of a name or id. Raises: UsageError."""
         meshes = self._meshes.some(mesh_ref)
         return choose("task", ref, [task for task in self.all(meshes) if matches(ref, task.id, task.spec.name)])
+
+    def of_peer(self, mesh: bytes, peer: bytes) -> list[dict[str, Any]]:
+        """What a peer takes part in, as far as it was heard."""
+        return [
+            {"task": task.spec.name, "accepted": peer in self._router.heard(task.scope)} for task in self.all([mesh])
+        ]
+
+    def newly_heard(self, peer: bytes) -> list[OfferedTask]:
+        """The tasks in whose scope a peer was heard and that were not told of before."""
+        found = []
+        for task in self._known.values():
+            if peer in self._router.heard(task.scope) and (task.scope, peer) not in self._told:
+                self._told.add((task.scope, peer))
+                found.append(task)
+        return found
 
     def accepted_by(self, task: OfferedTask, mine: bool) -> list[str]:
         """The names of those whose Adverts were heard, and this peer if it accepted."""

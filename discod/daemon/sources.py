@@ -1,0 +1,69 @@
+"""Data sets by alias: those of `discod data add` in the store, and those of the configuration file."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+import trio
+
+from discod.config import Config, Paths
+from discod.errors import BadConfig, BadData
+from discod.store import DatasetRow, Store
+from discod.train import datasets
+from discod.train.task import TaskSpec
+
+
+class Sources:
+    """Looked up anew each time: the command line adds data sets while the daemon runs."""
+
+    def __init__(self, store: Store, config: Config, paths: Paths) -> None:
+        self._store, self._config, self._paths = store, config, paths
+
+    def find(self, alias: str) -> str:
+        """Where the data of an alias are, as train.datasets reads it. Raises: BadData, BadConfig."""
+        known = {row.alias: _source(row) for row in self._store.datasets()}
+        for entry in self._config.dataset:
+            if entry.alias in known:
+                why = f"the data set '{entry.alias}' is in {self._paths.config} and in the state directory"
+                raise BadConfig(why, f"discod data rm {entry.alias}")
+            known[entry.alias] = str(self._paths.of_entry(entry))
+        if alias in known:
+            return known[alias]
+        near = get_close_matches(alias, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "discod data add ALIAS PATH"
+        raise BadData(f"there is no data set {alias[:64]!r} here", hint, code="unknown-data")
+
+    async def check(self, alias: str, task: TaskSpec) -> str:
+        """The source of an alias whose data fit the task. Raises: BadData, PermissionProblem."""
+        source = self.find(alias)
+        await trio.to_thread.run_sync(_load, source, task)
+        return source
+
+    def all(self) -> list[dict[str, Any]]:
+        """The Datasets of the control API."""
+        shown = [_shown(row) for row in self._store.datasets()]
+        for entry in self._config.dataset:
+            source = str(self._paths.of_entry(entry))
+            named = {"rows": None, "about": "named in the configuration file", "hash": None, "added": None}
+            shown.append({"alias": entry.alias, "source": source} | named)
+        return sorted(shown, key=lambda one: str(one["alias"]))
+
+
+def _load(source: str, task: TaskSpec) -> None:
+    datasets.load(source, task.data)
+
+
+def _source(row: DatasetRow) -> str:
+    return row.path if row.sample is None and row.path is not None else f"{datasets.SAMPLE_PREFIX}{row.sample}"
+
+
+def _shown(row: DatasetRow) -> dict[str, Any]:
+    return {
+        "alias": row.alias,
+        "source": _source(row),
+        "rows": row.rows,
+        "about": row.about,
+        "hash": row.content.hex(),
+        "added": row.added,
+    }
