@@ -7,6 +7,7 @@ UserError:  the person at the terminal can mend it; the text says what happened,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 
@@ -148,3 +149,17 @@ class NewerState(UserError):
     """The state was written by a newer discod."""
 
     code, exit = "newer-state", Exit.NEWER_STATE
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a person should read of several errors at once: a bug before all, else the first that can be mended."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if not isinstance(leaf, UserError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -38,7 +38,6 @@ KEYS = [
 
 pytestmark = [
     pytest.mark.xdist_group("demo"),  # several at once would only measure each other
-    pytest.mark.skip(reason="the daemon that joins the parts is not built yet"),
 ]
 
 

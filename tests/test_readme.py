@@ -148,7 +148,6 @@ def test_fences_are_read() -> None:
     assert steps(text) == [Step("b", frozenset({"stdin=invite"}), ("discod join", "ls"))]
 
 
-@pytest.mark.skip(reason="the daemon that joins the parts is not built yet")
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the tutorial's commands are run by bash")
 def test_three_machines_by_hand(machines: Machines) -> None:

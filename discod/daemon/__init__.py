@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import TYPE_CHECKING
 
-from discod.errors import UserError
+from discod.errors import first_error
 
 if TYPE_CHECKING:
     from discod.config import Config, Paths
@@ -14,10 +16,17 @@ def serve(paths: Paths, config: Config) -> None:
     """Run the daemon of one home until it is told to stop.
 
     Raises:
-        UserError: always, in this version: the parts exist, the process that joins them does not.
+        UserError: the home is locked or cannot be used, or the daemon cannot listen where it should.
     """
-    raise UserError(
-        "this version of discod has no daemon yet: peers cannot train together with it",
-        "discod train TASK --local trains alone; CHANGELOG.md says what works",
-        code="no-daemon",
-    )
+    from discod.daemon import logs, switches
+    from discod.daemon.daemon import run_home
+    from discod.daemon.exchange import DecentralizedExchange
+
+    logs.set_up(config.log.level)
+    device = "CPU" if config.compute.device == "auto" else config.compute.device
+    engine = switches.engine_of(os.environ, device)
+    exchange = partial(DecentralizedExchange, reached=switches.stops_of(os.environ))
+    try:
+        run_home(paths, config, exchange, engine)
+    except BaseExceptionGroup as group:
+        raise first_error(group) from group

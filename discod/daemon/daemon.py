@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from contextlib import closing
+from functools import partial
 from socket import socket as Socket  # noqa: N812  (the class, told apart from the module)
 from typing import Any
 
@@ -113,7 +114,7 @@ class Daemon:
         )
         tasks = Tasks(meshes, self._store, router, self._identity, self.events)
         self.runs = all_runs = Runs(around, tasks, sources, nursery)
-        peers = Peers(meshes, self._identity.peer_id, tasks.of_peer)
+        peers = Peers(meshes, self._identity.peer_id, partial(tasks.of_peer, round_of=all_runs.round_of))
         warnings: list[dict[str, str]] = []
         ear = Listener(meshes, router, tasks, all_runs, peers, self.events, warnings)
         for mesh in meshes.ids():

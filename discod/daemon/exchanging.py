@@ -53,11 +53,17 @@ class RunExchange(Exchange, Sink, Protocol):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the rounds until cancelled; after `retire` only serve the certified state."""
 
-    def retire(self) -> None:
+    def set_out(self) -> Vector:
+        """(d,) the base that training goes on from: an update is what was learned since."""
+
+    def retire(self, why: str = "finished") -> None:
         """This peer trains no more."""
 
     def members_changed(self) -> None:
         """The member set of its mesh is another."""
+
+    def round_of(self, peer: bytes) -> int | None:
+        """The round of the state that a peer said it stands on; None when it is not linked."""
 
     def status(self) -> ExchangeStatus:
         """Where it stands."""

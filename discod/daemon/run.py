@@ -91,17 +91,25 @@ class Run:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.exchange.run)
                 if self.ending is None:
-                    await self._train()
+                    await self._train_or_leave()
                 self.exchange.retire()
                 await trio.sleep_forever()
         finally:
             router.unregister(scope)
 
+    async def _train_or_leave(self) -> None:
+        """Whoever cannot train on leaves the round, with the reason, so that nobody waits for it."""
+        try:
+            await self._train()
+        except UserError as error:
+            self.exchange.retire(error.message)
+            raise
+
     async def _train(self) -> None:
         spec, store = self.task.spec, self.around.store
         working = await trio.to_thread.run_sync(store.load_working, spec.id)
-        spent = bool(store.spent(spec.id, self.exchange.base))
-        start = where_to_start(self.exchange.base, self.exchange.parameters, working, spent=spent)
+        spent = await trio.to_thread.run_sync(store.spent, spec.id)
+        start = where_to_start(self.exchange.base, self.exchange.set_out(), working, spent)
         self.informant = Informant(
             spec.name, spec.rounds, spec.round_duration, round=self.exchange.round, batch=start.batches
         )

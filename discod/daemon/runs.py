@@ -96,6 +96,11 @@ class Runs:
             if run.task.mesh == mesh:
                 run.exchange.members_changed()
 
+    def round_of(self, scope: bytes, peer: bytes) -> int | None:
+        """The round of the state that a peer, or this one, stands on in a task that this peer takes part in."""
+        run = self._live.get(scope)
+        return None if run is None else run.exchange.round if peer == self._me else run.exchange.round_of(peer)
+
     def mine(self, task: OfferedTask) -> dict[str, Any] | None:
         """This peer's part in a task."""
         run = self._live.get(task.scope)

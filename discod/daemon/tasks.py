@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -111,10 +112,15 @@ class Tasks:
         meshes = self._meshes.some(mesh_ref)
         return choose("task", ref, [task for task in self.all(meshes) if matches(ref, task.id, task.spec.name)])
 
-    def of_peer(self, mesh: bytes, peer: bytes) -> list[dict[str, Any]]:
-        """What a peer takes part in, as far as it was heard."""
+    def of_peer(self, mesh: bytes, peer: bytes, round_of: Callable[[bytes, bytes], int | None]) -> list[dict[str, Any]]:
+        """What a peer takes part in, as far as it was heard; `round_of(scope, peer)` says how far it is."""
         return [
-            {"task": task.spec.name, "accepted": peer in self._router.heard(task.scope)} for task in self.all([mesh])
+            {
+                "task": task.spec.name,
+                "accepted": peer in self._router.heard(task.scope),
+                "round": round_of(task.scope, peer),
+            }
+            for task in self.all([mesh])
         ]
 
     def newly_heard(self, peer: bytes) -> list[OfferedTask]:

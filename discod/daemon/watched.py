@@ -17,9 +17,9 @@ class Watched:
         self._inner, self._informant = inner, informant
         self.began = time.monotonic()
 
-    async def round_begin(self) -> None:
+    async def round_begin(self) -> JointState | None:
         self.began = time.monotonic()
-        await self._inner.round_begin()
+        return await self._inner.round_begin()
 
     async def round_end(self, local: Vector, weight: int) -> JointState | None:
         self._inner.batches = self._informant.snapshot().batch

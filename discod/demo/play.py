@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import trio
 
 from discod.client import Client
+from discod.config import find_paths
 from discod.demo.processes import Cast, command, until
 from discod.errors import UserError
 
@@ -49,7 +50,7 @@ def peers(root: Path, task: str, count: int) -> list[Peer]:
     names = [*NAMES[:count], *(f"peer-{n}" for n in range(len(NAMES) + 1, count + 1))]
     homes = [root / name for name in names]
     return [
-        Peer(name, home, f"{task}:{n}/{count}", Client(home / "control.sock"))
+        Peer(name, home, f"{task}:{n}/{count}", Client(find_paths(home).socket))
         for n, (name, home) in enumerate(zip(names, homes, strict=True), 1)
     ]
 

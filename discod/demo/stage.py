@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
@@ -12,7 +11,7 @@ import trio
 
 from discod.demo.performance import LEFT, SAMPLE_FILE, Figures, perform
 from discod.demo.view import Screen, open_screen
-from discod.errors import Exit, UsageError, UserError
+from discod.errors import Exit, UsageError, UserError, first_error
 from discod.train.task import TaskSpec
 from discod.train.templates import builtin_task
 
@@ -41,20 +40,6 @@ def run(task: TaskSpec, peers: int, *, live: bool, color: bool, keep: Path | Non
             return trio.run(_until_signal, task, peers, screen, keep)
         except BaseExceptionGroup as group:
             raise first_error(group) from group
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a person should read of several errors at once: a bug before all, else the first that can be mended."""
-    leaves = list(_leaves(group))
-    return next((leaf for leaf in leaves if not isinstance(leaf, UserError)), leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 async def _until_signal(task: TaskSpec, peers: int, screen: Screen, keep: Path | None) -> Figures:

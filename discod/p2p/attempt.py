@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from discod.errors import Refused
 from discod.p2p import effects as fx
 from discod.p2p.certificate import bitmap, from_bitmap, start_hash
 from discod.p2p.owners import Owners
@@ -101,13 +100,11 @@ class Attempt:
 
     def receive(self, envelope: Envelope, body: Message, signed: Signed, now: float) -> None:
         """A verified message of a roster member. Raises PeerError and changes nothing when it breaks a rule."""
-        if isinstance(body, Propose | Reassign):
-            gone = from_bitmap(body.gone, self.terms.roster)
-            if len(self.terms.roster) - len(gone) < self.terms.threshold:
-                raise Refused(envelope.sender, "fewer than t owners would remain")
         self.tally.record(envelope, body, signed, self._leader)
         if isinstance(body, Reassign | Propose) and body.view >= self.view:
-            self.owners.gone |= from_bitmap(body.gone, self.terms.roster)
+            gone = self.owners.gone | from_bitmap(body.gone, self.terms.roster)
+            if len(self.terms.roster) - len(gone) >= self.terms.threshold:
+                self.owners.gone = gone
         if isinstance(body, View) and envelope.sender in self.linked:
             self.out.extend(fx.Send(envelope.sender, proof) for proof in self.tally.proofs_of_opening())
         self._advance(now)
@@ -128,9 +125,7 @@ class Attempt:
     def lost(self, peer: bytes, now: float) -> None:
         if peer in self.linked:
             self.linked.discard(peer)
-            self._sent = {
-                key for key in self._sent if key[1] != peer
-            }  # what was on its way is sent again on a new link
+            self._sent = {key for key in self._sent if key[1] != peer}  # it is sent again on a new link
             self.clocks.links[peer] = now + RELINK_SECONDS
             self._advance(now)
 
@@ -266,10 +261,12 @@ class Attempt:
         return None
 
     def _next_view(self, now: float) -> None:
-        self.view += 1
-        self.clocks.view = now + VIEW_SECONDS * 2.0**self.view
-        consent, propose = self.tally.own_consent
-        self._say(View(self.view, consent, propose), self.view)
+        last = self.view + 1 == VIEWS  # after it only the deadline for Consents is left
+        self.clocks.view = math.inf if last else now + VIEW_SECONDS * 2.0 ** (self.view + 1)
+        if not last:
+            self.view += 1
+            consent, propose = self.tally.own_consent
+            self._say(View(self.view, consent, propose), self.view)
 
     def _send_pieces(self, now: float) -> None:
         if not self.spent or self.clocks.resend < math.inf:
@@ -370,7 +367,8 @@ class Attempt:
             self.clocks.move = now + MOVE_SECONDS + self.terms.bulk
         if self.tally.sums_complete() and not self._applying:
             self._applying = True
-            self.out.append(fx.Apply(self.terms.rid))
+            included = self.tally.offered.get(self.tally.opened, frozenset())
+            self.out.append(fx.Apply(self.terms.rid, self.tally.sums(), tuple(sorted(included))))
 
     def _share_sums(self, now: float) -> None:
         included = self.tally.offered.get(self.tally.opened or b"")

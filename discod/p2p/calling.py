@@ -78,8 +78,10 @@ class Calling:
         call = self._call(roster, envelope.sender, body, signed)
         if envelope.rid != call.rid:
             raise Refused(envelope.sender, "a roster under another id: the threshold or the adverts differ")
-        for item, peer in zip(body.adverts, roster, strict=True):
-            held = Held(item, self.era(), cast(Advert, parse_body(self._keyring.check(item))))
+        adverts = [Held(item, self.era(), cast(Advert, parse_body(self._keyring.check(item)))) for item in body.adverts]
+        for held, peer in zip(adverts, roster, strict=True):
+            self.election.is_news(peer, held)  # raises before anything is kept
+        for held, peer in zip(adverts, roster, strict=True):
             if peer != me:
                 self.election.record_advert(peer, held)
             if me not in roster:
@@ -154,7 +156,8 @@ class Calling:
         self.election.adverts[self._keyring.me] = mine.advert
         self._voice.send_all(sorted(self._voice.linked), mine.advert.signed)
 
-    def _valid(self, now: float) -> dict[bytes, Held]:
+    def valid(self, now: float) -> dict[bytes, Held]:
+        """Whose Adverts count now, mine among them."""
         return self.election.valid(self.era(), self._keyring.members_digest(), self._keyring.trainers(), now)
 
     def _grace_end(self, valid: dict[bytes, Held], now: float) -> float:
@@ -165,7 +168,7 @@ class Calling:
             if self.mine.advert is None or self.mine.advert.signed not in call.message.adverts:
                 self._refuse(call, "busy, or my advert is used")
                 continue
-            valid = self._valid(now)
+            valid = self.valid(now)
             if now < (end := self._grace_end(valid, now)):
                 self.wake = min(self.wake, end)
             elif why := self._objection(call, valid, now):
@@ -205,7 +208,7 @@ class Calling:
     def _lead(self, now: float) -> Call | None:
         if self.mine.advert is None or self._calls:
             return None
-        valid = self._valid(now)
+        valid = self.valid(now)
         if (end := self._grace_end(valid, now)) == math.inf:
             return None
         end += LEADER_STEP_SECONDS * self.election.rank(self.era(), valid, self._chain.last_roster)

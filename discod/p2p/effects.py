@@ -68,9 +68,15 @@ class Combine:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """All sums are here: make the new joint state, fsync it, then answer `applied(rid, head)`."""
+    """All sums are here: make the new joint state, fsync it, then answer `applied(rid, head)`.
+
+    `sums`: the hash of each chunk's sum (empty for an empty chunk), for an owner may have sent others before.
+    `included`: whose updates are in them, as far as this peer has heard.
+    """
 
     rid: bytes
+    sums: tuple[bytes, ...]
+    included: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,15 +45,27 @@ class Election:
     banned: dict[bytes, float] = field(default_factory=dict)
     quorum_since: float = math.inf
 
-    def record_advert(self, peer: bytes, held: Held) -> bool:
-        """Whether it is news. Raises Refused on a second, different Advert with one seq."""
+    def is_news(self, peer: bytes, held: Held) -> bool:
+        """Whether it is later than the one I hold. Raises Refused on a second, different Advert with one seq."""
         known = self.adverts.get(peer)
-        if known is not None and known.advert.seq >= held.advert.seq:
-            if known.advert.seq == held.advert.seq and known.hash != held.hash:
-                raise Refused(peer, "two adverts with one sequence number")
-            return False
-        self.adverts[peer] = held
-        return True
+        if known is None or known.advert.seq < held.advert.seq:
+            return True
+        if known.advert.seq == held.advert.seq and known.hash != held.hash:
+            raise Refused(peer, "two adverts with one sequence number")
+        return False
+
+    def record_advert(self, peer: bytes, held: Held) -> bool:
+        """Keep it if it is news, and say so. Raises Refused like `is_news`."""
+        if news := self.is_news(peer, held):
+            self.adverts[peer] = held
+        return news
+
+    def ban(self, peer: bytes, now: float) -> bool:
+        """Keep it out of rosters for a day; whether that is news. Nobody bans itself."""
+        news = peer != self.me and self.banned.get(peer, -math.inf) <= now
+        if news:
+            self.banned[peer] = now + BAN_SECONDS
+        return news
 
     def record_links(self, peer: bytes, links: Links) -> bool:
         known = self.links.get(peer)

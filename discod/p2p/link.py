@@ -246,7 +246,7 @@ class Link:
         assert target is None or target.nbytes == header.size
         self._incoming = Incoming(header, target.cast("B") if target is not None and target.format != "B" else target)
         if target is None:
-            self._refuse(header.rid, header.kind, "this transfer is not expected")
+            self._refuse(header.rid, header.kind, "this transfer is not expected", header.chunk)
         await self._finish_transfer(receiver, self._incoming)
 
     async def _data(self, receiver: Receiver, length: int) -> None:
@@ -280,11 +280,11 @@ class Link:
             self._scratch = memoryview(bytearray(BULK_PIECE_BYTES))
         return self._scratch[:length]
 
-    def _refuse(self, rid: bytes, kind: str, why: str) -> None:
+    def _refuse(self, rid: bytes, kind: str, why: str, chunk: int = 0) -> None:
         self.refused += 1
         if self.refused > MAX_REFUSED:
             raise Broken(self.peer, f"more than {MAX_REFUSED} refused messages, the last one: {why}")
-        self._queue(Refusal(rid, kind, why))
+        self._queue(Refusal(rid, kind, why, chunk))
 
     def _queue(self, message: LinkMessage) -> None:
         if self._outbox is not None and not self._outbox.put(encode(message)):

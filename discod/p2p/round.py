@@ -25,10 +25,9 @@ from discod.p2p.calling import Call, Calling
 from discod.p2p.certificate import Keyring
 from discod.p2p.chain import Chain
 from discod.p2p.early import Early
-from discod.p2p.election import BAN_SECONDS
 from discod.p2p.rules import Rules, Spent
 from discod.p2p.standing import Standing
-from discod.p2p.tally import SIGNED_ONCE, Equivocation
+from discod.p2p.tally import SIGNED_ONCE, Equivocation, signer_of_both
 from discod.p2p.terms import LEAST_STRAGGLE_SECONDS, Phase, Terms
 from discod.p2p.voice import Voice
 from discod.ring import chunk_bounds
@@ -88,12 +87,12 @@ class Round:
         self.calling.mine.ready, self.calling.mine.took = True, now - self.calling.mine.since
         return self._done(now)
 
-    def retired(self, now: float) -> list[fx.Effect]:
+    def retired(self, why: str, now: float) -> list[fx.Effect]:
         """No more training: go on serving the certified state."""
         mine = self.calling.mine
         mine.training = mine.ready = False
         mine.advert = None
-        self._leave("finished", now)
+        self._leave(why, now)
         self._say_links()
         return self._done(now)
 
@@ -168,11 +167,7 @@ class Round:
             raise Refused(envelope.sender, "another task")
         if envelope.sender == self.keyring.me:
             return []
-        try:
-            self._dispatch(envelope, parse_body(envelope), signed, now)
-        except Equivocation as proof:
-            self._accuse(proof, now)
-            raise
+        self._take(envelope, signed, now)
         return self._done(now)
 
     def expects(self, peer: bytes, rid: bytes, kind: str, chunk: int, size: int) -> bool:
@@ -202,6 +197,18 @@ class Round:
         attempt = self.attempt.deadline if self.attempt is not None else math.inf
         return min(self.calling.wake, self.standing.wake, attempt)
 
+    def _take(self, envelope: Envelope, signed: Signed, now: float) -> None:
+        """Its signer answers for all it carries, not whoever passed it on; a proof of equivocation is acted on."""
+        try:
+            self._dispatch(envelope, parse_body(envelope), signed, now)
+        except Equivocation as proof:
+            if proof.kind not in SIGNED_ONCE or not self._ban(proof.signer, now):
+                raise
+            self.voice.broadcast(Proof(proof.first, proof.second), self.voice.next_seq())
+        except PeerError as error:
+            error.peer = envelope.sender
+            raise
+
     def _dispatch(self, envelope: Envelope, body: Message, signed: Signed, now: float) -> None:
         peer, attempt = envelope.sender, self.attempt
         match body:
@@ -220,11 +227,14 @@ class Round:
             case Ask():
                 self.standing.on_ask(peer, body, self.calling.election.links.get(peer))
             case State():
-                self.standing.on_state(body)
+                self.standing.on_state(peer, body)
             case Proof():
-                self._on_proof(body, now)
+                self._ban(signer_of_both(body, self.keyring.check, self.rules.scope), now)
             case _ if attempt is not None and attempt.terms.rid == envelope.rid:
+                news = isinstance(body, Leave) and peer not in attempt.left
                 attempt.receive(envelope, body, signed, now)
+                if news and isinstance(body, Leave):
+                    self.voice.note("peer.left", peer, body.reason)
             case _ if not self.ballots.knows(envelope.rid):  # else it belongs to an attempt that is over here
                 self._early.hold(envelope, signed)
 
@@ -244,23 +254,11 @@ class Round:
         if (certificate := self.ballots.vote(envelope, body, signed)) is not None:
             self.chain.add(certificate)
 
-    def _accuse(self, proof: Equivocation, now: float) -> None:
-        if proof.kind in SIGNED_ONCE and proof.peer is not None:
-            self._ban(proof.peer, now)
-            self.voice.broadcast(Proof(proof.first, proof.second), self.voice.next_seq())
-
-    def _on_proof(self, body: Proof, now: float) -> None:
-        one, other = self.keyring.check(body.first), self.keyring.check(body.second)
-        same = (one.kind, one.rid, one.sender, one.slot) == (other.kind, other.rid, other.sender, other.slot)
-        if not same or one == other or one.kind not in SIGNED_ONCE or one.scope != self.rules.scope:
-            raise Refused(None, "a proof of nothing")
-        self._ban(one.sender, now)
-
-    def _ban(self, peer: bytes, now: float) -> None:
-        banned = self.calling.election.banned
-        if peer != self.keyring.me and banned.get(peer, -math.inf) <= now:
-            banned[peer] = now + BAN_SECONDS
+    def _ban(self, peer: bytes, now: float) -> bool:
+        """Keep it out of rosters for a day; whether that is news."""
+        if news := self.calling.election.ban(peer, now):
             self.voice.note("peer.equivocated", peer, "signed two different messages for one slot")
+        return news
 
     def _done(self, now: float) -> list[fx.Effect]:
         self._advance(now)
@@ -312,8 +310,7 @@ class Round:
 
     def _replay(self, signed: Signed, now: float) -> None:
         try:
-            envelope = self.keyring.check(signed)
-            self._dispatch(envelope, parse_body(envelope), signed, now)
+            self._take(self.keyring.check(signed), signed, now)
         except PeerError as error:
             self.voice.note("message.refused", error.peer, error.why)
 

@@ -17,7 +17,7 @@ from discod.p2p.chain import Chain
 from discod.p2p.rules import Rules
 from discod.p2p.voice import Voice
 from discod.wire.codec import decode, encode
-from discod.wire.rounds import NO_RID, Ask, Head, Links, State, head_decoder
+from discod.wire.rounds import NO_RID, Ask, Head, Links, State, head_decoder, head_hash
 
 ASK_SECONDS = 1.0  # between two questions to one peer
 FETCH_SECONDS = 30.0  # for a snapshot, plus three times its expected time
@@ -54,12 +54,14 @@ class Standing:
         seq = self._voice.next_seq()
         self._voice.tell(peer, State(seq, headers, encode(self.chain.base)), seq)
 
-    def on_state(self, state: State) -> None:
+    def on_state(self, peer: bytes, state: State) -> None:
         """Raises Refused or Broken when a certificate does not verify; nothing is kept then."""
         head: Head = decode(head_decoder, state.head)
         if head.round > 0:
             rules = self._rules
             self.chain.learn(state.headers, head, rules.scope, self._voice.keyring, rules.majority)
+            if self.fetching is not None and self.fetching.peer == peer and self.fetching.state != head_hash(head):
+                self.fetching = None  # it has moved on and serves that state no more
 
     def settle(self, positions: Mapping[bytes, Links], now: float) -> None:
         """Ask about what is unknown; fetch the best state in sight when it is not the base."""

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from discod.errors import Broken, Refused
 from discod.p2p.certificate import from_bitmap
+from discod.p2p.terms import VIEWS
 from discod.wire.codec import HASH_BYTES
 from discod.wire.rounds import (
     Consent,
@@ -22,6 +23,7 @@ from discod.wire.rounds import (
     Leave,
     Manifest,
     Message,
+    Proof,
     Propose,
     Reassign,
     Receipt,
@@ -40,7 +42,16 @@ class Equivocation(Refused):
 
     def __init__(self, peer: bytes, kind: str, first: Signed, second: Signed) -> None:
         super().__init__(peer, f"a second, different {kind} for one slot")
-        self.kind, self.first, self.second = kind, first, second
+        self.signer, self.kind, self.first, self.second = peer, kind, first, second
+
+
+def signer_of_both(proof: Proof, check: Callable[[Signed], Envelope], scope: bytes) -> bytes:
+    """Who signed two messages that no honest peer signs both. Raises Refused where these are not such two."""
+    one, other = check(proof.first), check(proof.second)
+    same = (one.kind, one.rid, one.sender, one.slot) == (other.kind, other.rid, other.sender, other.slot)
+    if not same or one == other or one.kind not in SIGNED_ONCE or (one.scope, other.scope) != (scope, scope):
+        raise Refused(None, "a proof of nothing")
+    return one.sender
 
 
 class _Terms(Protocol):
@@ -50,6 +61,8 @@ class _Terms(Protocol):
     def me(self) -> bytes: ...
     @property
     def roster(self) -> tuple[bytes, ...]: ...
+    @property
+    def threshold(self) -> int: ...
     @property
     def sizes(self) -> tuple[int, ...]: ...
 
@@ -148,12 +161,12 @@ class Tally:
             case Sum():
                 fits = slot == body.chunk < len(self._terms.sizes) and len(body.hash) == len(body.uh) == HASH_BYTES
             case View():
-                fits = slot == body.view > 0
+                fits = slot == body.view and 0 < body.view < VIEWS
             case Propose():
                 from_bitmap(body.included, self._terms.roster)
-                fits = slot == body.view >= 0 and sender == leader(body.view) and self._gone_fits(body.gone)
+                fits = slot == body.view and self._leads(sender, body.view, leader) and self._gone_fits(body.gone)
             case Reassign():
-                fits = slot >> 16 == body.view >= 0 and sender == leader(body.view) and self._gone_fits(body.gone)
+                fits = slot >> 16 == body.view and self._leads(sender, body.view, leader) and self._gone_fits(body.gone)
             case Consent():
                 fits = slot == 0 and len(body.uh) == HASH_BYTES
             case Have() | Leave() | Done():
@@ -163,8 +176,12 @@ class Tally:
         if not fits:
             raise Refused(sender, f"a {fact.envelope.kind} that does not fit this round")
 
+    def _leads(self, sender: bytes, view: int, leader: Callable[[int], bytes]) -> bool:
+        return view < VIEWS and sender == leader(view)
+
     def _gone_fits(self, bits: bytes) -> bool:
-        return len(from_bitmap(bits, self._terms.roster)) < len(self._members)
+        """Enough must be left to own chunks."""
+        return len(self._members) - len(from_bitmap(bits, self._terms.roster)) >= self._terms.threshold
 
     def _keep(self, fact: _Fact) -> None:
         sender, slot, body, signed = fact.envelope.sender, fact.envelope.slot, fact.body, fact.signed
@@ -208,7 +225,8 @@ class Tally:
         uh, announced = self._announced.get((chunk, sender), (b"", b""))
         if announced != hash_:
             raise Broken(sender, f"sum {chunk} differs from what its owner signed")
-        self._sums[chunk] = (uh, hash_)
+        if not self.has_sum(chunk):
+            self._sums[chunk] = (uh, hash_)
 
     def have_sum(self, chunk: int, hash_: bytes) -> None:
         assert self.opened is not None
@@ -219,6 +237,10 @@ class Tally:
 
     def sums_complete(self) -> bool:
         return all(not size or self.has_sum(c) for c, size in enumerate(self._terms.sizes))
+
+    def sums(self) -> tuple[bytes, ...]:
+        """The hash of each chunk's sum, once they are complete."""
+        return tuple(self._sums[c][1] if size else b"" for c, size in enumerate(self._terms.sizes))
 
     def pieces_of(self, chunk: int) -> frozenset[bytes]:
         """Peers whose piece of this chunk is at hand, my own included once I have shared it."""

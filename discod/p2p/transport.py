@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import struct
+from collections import Counter
 
 import trio
 
@@ -193,8 +194,8 @@ class Frames:
 
     def __init__(self, stream: TlsStream) -> None:
         self.stream = stream
-        self.sent = {CONTROL: 0, DATA: 0}
-        self.received = {CONTROL: 0, DATA: 0}
+        self.sent: Counter[int] = Counter()  # bytes by kind of frame, headers included
+        self.received: Counter[int] = Counter()
         self._header = bytearray(HEADER.size)
 
     async def send(self, kind: int, body: Buffer) -> None:
@@ -238,5 +239,6 @@ class Frames:
         """The body of a data frame, straight into its place.  Raises Broken."""
         await self.stream.receive_into(view)
 
-    def _count(self, counters: dict[int, int], kind: int, body: int) -> None:
-        counters[DATA if kind == DATA else CONTROL] += HEADER.size + body
+    @staticmethod
+    def _count(counters: Counter[int], kind: int, body: int) -> None:
+        counters[kind] += HEADER.size + body

@@ -8,6 +8,8 @@ from discod.p2p import effects as fx
 from discod.p2p.certificate import Keyring
 from discod.wire.rounds import NO_RID, Message, Signed, make_envelope
 
+MAX_NOTE = 200  # characters
+
 
 class Voice:
     """The queue of effects, who is linked, and the sequence number that only grows."""
@@ -47,4 +49,5 @@ class Voice:
         self.send_all(sorted(self.linked), self.sign(body, NO_RID, slot))
 
     def note(self, event: str, peer: bytes | None, text: str) -> None:
-        self.out.append(fx.Note(event, peer, text))
+        """For a person; `text` may be another peer's words."""
+        self.out.append(fx.Note(event, peer, "".join(c for c in text[:MAX_NOTE] if c.isprintable())))

@@ -14,7 +14,10 @@ from discod.train.vector import Vector
 
 @dataclass(frozen=True)
 class JointState:
-    """A certified state: the round it ends, its parameters (d,) float32, and who took part (PeerIds), if known."""
+    """A certified state: the round it ends, its parameters (d,) float32, and who took part (PeerIds), if known.
+
+    Given back with the round that the trainer has already, it says: what was trained since is given up, start again.
+    """
 
     round: int
     parameters: Vector
@@ -24,8 +27,8 @@ class JointState:
 class Exchange(Protocol):
     """What joins training and communication, whatever the scheme."""
 
-    async def round_begin(self) -> None:
-        """Local training of a round starts. Cancellation leaves the round not begun."""
+    async def round_begin(self) -> JointState | None:
+        """Local training of a round starts: from this newer state, if there is one. Cancelled: it has not begun."""
 
     async def round_end(self, local: Vector, weight: int) -> JointState | None:
         """Local training of a round has ended with `local` (d,) float32, `weight` samples after the last joint state.
@@ -37,7 +40,7 @@ class Exchange(Protocol):
 class LocalExchange:
     """Alone: nothing is sent, nothing comes back."""
 
-    async def round_begin(self) -> None:
+    async def round_begin(self) -> JointState | None:
         return None
 
     async def round_end(self, local: Vector, weight: int) -> JointState | None:

@@ -1,7 +1,7 @@
 """The trainer: trains a round, hands the parameters to an exchange, goes on from what comes back, until all is done.
 
     worker                        trainer                         exchange
-                                    -> round_begin()                adverts go out
+                                    -> round_begin()                adverts go out; a newer state may come back
       <- train(slice) ... -> Progress                               (until the round's last batch)
       <- evaluate("validation")     -> round_end(parameters, weight)  at the same time
                                     <- JointState or None
@@ -193,7 +193,9 @@ class _Run:
 
     async def _start(self, worker: Worker) -> None:
         self.informant.does("waiting")
-        await self.exchange.round_begin()
+        if (newer := await self.exchange.round_begin()) is not None:
+            self.round, self.weight = newer.round, 0
+            await _copy(worker.parameters, newer.parameters)
         self.totals, self.before, self.joint = _Totals(), None, None
         self.informant.does("training")
         self.phase = _Phase.TRAINING
@@ -222,10 +224,11 @@ class _Run:
             except WorkerDied as error:
                 death.append(error)
 
-        self.joint = await _beside(measure, lambda: self.exchange.round_end(worker.parameters, self.weight))
-        if self.joint is not None:
+        given = await _beside(measure, lambda: self.exchange.round_end(worker.parameters, self.weight))
+        if given is not None:
             self.weight = 0
-            await _copy(worker.parameters, self.joint.parameters)
+            await _copy(worker.parameters, given.parameters)
+        self.joint = given if given is not None and given.round != self.round else None
         self.phase = _Phase.MEASURING
         if death:
             raise death[0]

@@ -80,11 +80,12 @@ class Post(_Link, frozen=True, tag="post"):
 
 
 class Refusal(_Link, frozen=True, tag="refusal"):
-    """A message of yours was refused; the link stays."""
+    """A message of yours was refused, or the transfer of `chunk` under `rid`; the link stays."""
 
     rid: bytes
     kind: str
     why: str
+    chunk: int = 0
 
 
 LinkMessage = Welcome | Use | Moved | Ping | Pong | Bye | Known | Records | Post | Refusal

@@ -18,7 +18,7 @@ their hash. Bulk is never signed directly: a signed Manifest, Sum or certificate
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ NO_RID = bytes(HASH_BYTES)  # the rid of messages that belong to no attempt
 MAX_ROSTER = 128
 MAX_CHUNKS = MAX_ROSTER
 MAX_HEADERS = 64  # rounds of certificates a peer keeps and sends
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]  # of rounds, views, chunks, peers; anything else is no message
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -62,10 +63,10 @@ class Advert(Message, frozen=True):
     kind: ClassVar[str] = "advert"
     seq: int
     nonce: bytes  # 16 bytes
-    round: int  # of the base
+    round: Count  # of the base
     base: bytes  # hash of the joint state I train from
     members: bytes  # hash of my member set
-    lost: tuple[tuple[bytes, int], ...]  # (leader, rounds I lost under it on this base)
+    lost: tuple[tuple[bytes, Count], ...]  # (leader, rounds I lost under it on this base)
 
 
 class Links(Message, frozen=True):
@@ -74,7 +75,7 @@ class Links(Message, frozen=True):
     kind: ClassVar[str] = "links"
     seq: int
     peers: tuple[bytes, ...]
-    round: int
+    round: Count
     base: bytes
     training: bool  # False: I have finished, or only fetch and serve
 
@@ -105,7 +106,7 @@ class Receipt(Message, frozen=True):
     """I hold the valid piece of `chunk` of each of these (peer, manifest hash). Cumulative; slot counts up."""
 
     kind: ClassVar[str] = "receipt"
-    chunk: int
+    chunk: Count
     pieces: tuple[tuple[bytes, bytes], ...]
 
 
@@ -113,7 +114,7 @@ class Propose(Message, frozen=True):
     """Sum over exactly U, with the manifests and receipts this rests on. Slot is the view."""
 
     kind: ClassVar[str] = "propose"
-    view: int
+    view: Count
     included: bytes  # bitmap over the roster
     manifests: bytes  # mh: hash of the manifests of U, in roster order
     gone: bytes  # bitmap of the peers whose chunks pass to the next owner in order
@@ -124,7 +125,7 @@ class Reassign(Message, frozen=True):
     """These peers are gone as owners: send the pieces of their chunks to the next owner in order. Slot counts up."""
 
     kind: ClassVar[str] = "reassign"
-    view: int
+    view: Count
     gone: bytes  # bitmap over the roster
 
 
@@ -132,7 +133,7 @@ class View(Message, frozen=True):
     """I have given up on the leaders before view `view`; what I consented to, if anything. Slot is the view."""
 
     kind: ClassVar[str] = "view"
-    view: int
+    view: Count
     consent: Signed | None
     propose: Signed | None
 
@@ -149,7 +150,7 @@ class Sum(Message, frozen=True):
 
     kind: ClassVar[str] = "sum"
     uh: bytes
-    chunk: int
+    chunk: Count
     hash: bytes
 
 
@@ -170,11 +171,11 @@ class Leave(Message, frozen=True):
 class Certificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """t equal Dones of a roster: proof, for anybody with the member records, that `state` follows `parent`."""
 
-    round: int
+    round: Count
     parent: bytes
     state: bytes
     adverts: tuple[Signed, ...]
-    threshold: int
+    threshold: Count
     dones: tuple[Signed, ...]
 
 
@@ -199,7 +200,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """What a joint state is besides its parameters; its hash names the state."""
 
     scope: bytes
-    round: int
+    round: Count
     parent: bytes  # hash of the state before; zeros for round 0
     bound: float  # of the next round's fixed point
     parameters: bytes  # SHA-256 of the (d,) float32 vector

@@ -79,11 +79,17 @@ class SoloExchange:
         self.store.certify(self.task.id, [Header(self.base, before, self.round, b"certificate")])
         return JointState(self.round, self.parameters, (bytes(32),))
 
-    def retire(self) -> None:
+    def set_out(self) -> Vector:
+        return self.parameters
+
+    def retire(self, why: str = "finished") -> None:
         self.retired = True
 
     def members_changed(self) -> None:
         pass
+
+    def round_of(self, peer: bytes) -> None:
+        return None
 
     def status(self) -> ExchangeStatus:
         return ExchangeStatus(ready=frozenset(self.links))

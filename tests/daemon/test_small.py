@@ -6,7 +6,7 @@ from discod.daemon.resuming import where_to_start
 from discod.daemon.traffic import Counted, Traffic
 from discod.errors import UsageError
 from discod.identity import short_id, show_id
-from discod.store import Working
+from discod.store import SpentRow, Working
 
 PEER, OTHER = bytes(range(32)), bytes(range(1, 33))
 BASE = np.arange(3, dtype=np.float32)
@@ -35,20 +35,27 @@ def test_traffic_counts_a_link_from_zero_again_when_it_comes_back() -> None:
     assert (traffic.up, traffic.down) == (30 + 1000 + 7, 20 + 2 + 3)
 
 
+SENT = SpentRow(PEER, 32, bytes(32), 0.0, None)
+SENT_BEFORE = SpentRow(OTHER, 16, bytes(32), 0.0, None)
+
+
 @pytest.mark.parametrize(
     ("working", "spent", "expected", "batches"),
     [
-        (None, False, BASE, 0),
-        (Working(PEER, 24, {"parameters": LOCAL}), False, LOCAL, 24),
-        (Working(PEER, 24, {"parameters": LOCAL}), True, BASE, 24),
-        (Working(OTHER, 24, {"parameters": LOCAL}), False, BASE, 24),
-        (Working(PEER, 24, {}), False, BASE, 24),
-        (Working(PEER, 24, {"parameters": LOCAL[:2]}), False, BASE, 24),
+        (None, (), BASE, 0),
+        (None, (SENT,), BASE, 32),
+        (Working(PEER, 24, {"parameters": LOCAL}), (), LOCAL, 24),
+        (Working(PEER, 24, {"parameters": LOCAL}), (SENT,), BASE, 32),
+        (Working(PEER, 40, {"parameters": LOCAL}), (SENT,), BASE, 40),
+        (Working(PEER, 40, {"parameters": LOCAL}), (SENT_BEFORE,), LOCAL, 40),
+        (Working(OTHER, 24, {"parameters": LOCAL}), (), BASE, 24),
+        (Working(PEER, 24, {}), (), BASE, 24),
+        (Working(PEER, 24, {"parameters": LOCAL[:2]}), (), BASE, 24),
     ],
 )
 def test_training_goes_on_from_what_was_not_spent(
-    working: Working | None, spent: bool, expected: np.ndarray, batches: int
+    working: Working | None, spent: tuple[SpentRow, ...], expected: np.ndarray, batches: int
 ) -> None:
-    start = where_to_start(PEER, BASE, working, spent=spent)
+    start = where_to_start(PEER, BASE, working, spent)
     assert start.batches == batches
     assert np.array_equal(start.parameters, expected)

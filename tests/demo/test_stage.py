@@ -11,7 +11,7 @@ import trio
 
 from discod.demo import stage
 from discod.demo.performance import Figures
-from discod.errors import LocalError, UsageError, UserError
+from discod.errors import LocalError, UsageError, UserError, first_error
 from discod.train.templates import DIGITS
 
 FIGURES = Figures(
@@ -59,8 +59,8 @@ def test_summary_compares_and_prints_a_command(monkeypatch: pytest.MonkeyPatch) 
 def test_of_several_errors_a_bug_is_shown_before_the_rest() -> None:
     mendable, bug = UserError("one"), LocalError("two")
     group = BaseExceptionGroup("", [mendable, BaseExceptionGroup("", [UserError("three")])])
-    assert stage.first_error(group) is mendable
-    assert stage.first_error(BaseExceptionGroup("", [group, bug])) is bug
+    assert first_error(group) is mendable
+    assert first_error(BaseExceptionGroup("", [group, bug])) is bug
 
 
 def test_signal_ends_the_performance_with_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

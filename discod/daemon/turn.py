@@ -1,0 +1,42 @@
+"""The trainer's place in an exchange: what it offers while it waits, and the answer that lets it go on."""
+
+from __future__ import annotations
+
+import trio
+
+from discod.train.rounds import JointState
+from discod.train.vector import Vector
+
+
+class Turn:
+    """Empty, or an offered update: `local` (d,) of `weight` samples."""
+
+    def __init__(self) -> None:
+        self.local: Vector | None = None
+        self.weight = 0
+        self._answer: JointState | None = None
+        self._answered = trio.Event()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the trainer waits for an answer."""
+        return self.local is not None
+
+    def offer(self, local: Vector, weight: int) -> None:
+        """The trainer waits from now on."""
+        self.local, self.weight, self._answer, self._answered = local, weight, None, trio.Event()
+
+    def settle(self, answer: JointState | None) -> None:
+        """Let the trainer go on, if it waits; the last word before it runs again counts."""
+        if self.waits:
+            self._answer = answer
+            self._answered.set()
+
+    async def answer(self) -> JointState | None:
+        """Wait, as long as it takes: the peers decide."""
+        await self._answered.wait()
+        return self._answer
+
+    def end(self) -> None:
+        """The trainer waits no more; its vector is its own again."""
+        self.local = None

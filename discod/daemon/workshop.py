@@ -1,0 +1,168 @@
+"""The vectors of one task and the work on them, done in threads: encode, sum, apply, save.
+
+    base        (d,) float32, certified; never written to, for it may be on its way to a peer
+    rooms       the buffers of the attempts under way (room.py)
+    candidate   a joint state that is on disk and may become the base
+
+Every step that precedes a signature is durable when it returns: the spent record before a Manifest, the candidate
+before a Done. Cancellation lets a thread finish; what it wrote is then found at the next start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import trio
+
+from discod.daemon.kept import Shelf
+from discod.daemon.room import Room
+from discod.errors import UserError
+from discod.ring import FULL_WEIGHT, Codec, NotFinite, apply_mean, combine, encode, weight_word
+from discod.store import Store
+from discod.train.layers import layout
+from discod.train.task import TaskSpec
+from discod.train.vector import Vector
+from discod.wire.rounds import Certificate, Head, head_hash
+
+Reached = Callable[[str, int], None]  # a phase, the round
+Result = TypeVar("Result")
+
+
+def reach_nothing(phase: str, round_number: int) -> None:
+    """Nobody stops at any phase."""
+
+
+class Candidate(NamedTuple):
+    """A state on disk: its parameters (d,), and whose updates are in it, if known."""
+
+    head: Head
+    parameters: Vector
+    contributors: tuple[bytes, ...]
+
+
+class Workshop:
+    """One task's vectors. `reached` hears of each phase before what follows it is done."""
+
+    def __init__(self, task: TaskSpec, scope: bytes, store: Store, first: Vector, reached: Reached) -> None:
+        self._task, self._scope, self.reached = task, scope, reached
+        self._shelf = Shelf(store, task, scope)
+        self.kept = kept = self._shelf.load(first)
+        self.head, self.base, self.contributors = kept.head, kept.parameters, kept.roster
+        self._rooms: dict[bytes, Room] = {}
+        self._candidate: Candidate | None = None
+        self._readers = 0
+        self._read = trio.Event()
+
+    @property
+    def state(self) -> bytes:
+        """The (32,) hash of the base."""
+        return head_hash(self.head)
+
+    @property
+    def next_round(self) -> int:
+        """The round that an attempt under this base makes."""
+        return self.head.round + 1
+
+    def open(self, rid: bytes, codec: Codec) -> Room:
+        """The buffers of an attempt, made when they are first asked for."""
+        if rid not in self._rooms:
+            self._rooms[rid] = Room(len(self.base) + 1, codec)
+        return self._rooms[rid]
+
+    def room(self, rid: bytes) -> Room | None:
+        """The buffers of an attempt that is not closed."""
+        return self._rooms.get(rid)
+
+    def close(self, rid: bytes) -> None:
+        """The attempt is over; a thread that works for it ends with nothing to do."""
+        self._rooms.pop(rid, None)
+
+    async def contribute(
+        self, room: Room, rid: bytes, local: Vector, origin: Vector, samples: int, batches: int
+    ) -> tuple[bytes, ...]:
+        """Encode `local` - `origin`, both (d,), and put its spent record on disk; the hashes of the chunks.
+
+        Raises: UserError (update-not-finite, disk-full).
+        """
+        self.reached("contribute", self.next_round)
+        words = np.empty(len(self.base) + 1, np.uint32)
+        work = partial(encode, local, origin, room.codec, self._weight_word(samples), words)
+        try:
+            encoded = await self._reading(work)
+        except NotFinite as error:
+            tensor = self._tensor_at(error.index)
+            why = f"the update holds NaN or infinity in {tensor}"
+            raise UserError(why, "lower training.learning_rate", code="update-not-finite") from None
+        room.mine = words
+        await trio.to_thread.run_sync(self._shelf.spend, self.state, rid, batches)
+        self.reached("spent", self.next_round)
+        return encoded.hashes
+
+    async def combine(self, room: Room, chunk: int, included: tuple[bytes, ...], me: bytes) -> bytes:
+        """Sum a chunk over exactly these peers; the hash of the sum."""
+        self.reached("combine", self.next_round)
+        pieces, out = room.prepare(chunk, included, me)
+        hash_ = await trio.to_thread.run_sync(combine, pieces, out)
+        room.combined(chunk, out, hash_)
+        return hash_
+
+    async def apply(self, room: Room, sums: tuple[bytes, ...], included: tuple[bytes, ...]) -> Head:
+        """The next joint state, on disk. Raises: UserError (weights-out-of-bounds, disk-full)."""
+        self.reached("apply", self.next_round)
+        before, total, parameters = self.head, room.total(sums), np.empty_like(self.base)
+        if not 0 < int(total[-1]) <= FULL_WEIGHT * room.codec.peers:
+            raise UserError("the weights of the sum are out of bounds", code="weights-out-of-bounds")
+        made = await trio.to_thread.run_sync(apply_mean, self.base, total, room.codec, parameters)
+        head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
+        await self.keep(Candidate(head, parameters, included))
+        self.reached("applied", head.round)
+        return head
+
+    async def keep(self, candidate: Candidate) -> None:
+        """A state that may become the base, to disk. Raises: UserError (disk-full)."""
+        await trio.to_thread.run_sync(self._shelf.save, candidate.head, candidate.parameters)
+        self._candidate = candidate
+
+    async def adopt(
+        self, head: Head, certificate: Certificate, others: Iterable[Certificate], roster: tuple[bytes, ...]
+    ) -> None:
+        """Make a state that was kept the base, on disk first. Raises: UserError (disk-full), BadData (damaged)."""
+        self.reached("adopt", head.round)
+        candidate, self._candidate = self._candidate, None
+        if candidate is None or candidate.head != head:
+            parameters = await trio.to_thread.run_sync(self._shelf.load_candidate, head)
+            candidate = Candidate(head, parameters, ())
+        await trio.to_thread.run_sync(self._shelf.certify, certificate, list(others))
+        self.head, self.base, self.contributors = head, candidate.parameters, candidate.contributors or roster
+        self.reached("adopted", head.round)
+
+    async def unread(self) -> None:
+        """Wait until no thread reads a local vector: its memory may be unmapped after this. Not to be cancelled."""
+        while self._readers:
+            with trio.CancelScope(shield=True):
+                await self._read.wait()
+
+    async def _reading(self, work: Callable[[], Result]) -> Result:
+        self._readers += 1
+        try:
+            return await trio.to_thread.run_sync(work)
+        finally:
+            self._readers -= 1
+            self._read.set()
+            self._read = trio.Event()
+
+    def _weight_word(self, samples: int) -> int:
+        rule, task = self._task.aggregation, self._task
+        if rule.weighting == "uniform":
+            return FULL_WEIGHT
+        return weight_word(samples, rule.weight_cap or task.round_duration * task.batch_size)
+
+    def _tensor_at(self, index: int) -> str:
+        """The tensor that holds an element of the vector."""
+        place = layout(self._task)
+        if place.d != len(self.base):
+            return f"element {index}"
+        return [name for name, offset in zip(place.names, place.offsets, strict=True) if offset <= index][-1]
