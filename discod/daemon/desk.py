@@ -29,6 +29,7 @@ from discod.errors import Exit, UserError
 from discod.identity import Identity, parse_link, short_id, show_id
 
 LINKS_SECONDS = 3.0  # after a join, so that its answer says who is linked how
+LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -149,16 +150,15 @@ class Desk:
 
     async def _linked_with_those_present(self, mesh: bytes) -> None:
         """Wait a little until whoever signaling says is present is linked."""
-        net, members, me = self.meshes.net, self.meshes.members(mesh), self.identity.peer_id
         with trio.move_on_after(LINKS_SECONDS):
-            while True:
-                seen = self.events.last_id
-                info = net.signaling().get(mesh)
-                present = (info.present if info else frozenset()) & members.members() - {me}
-                if present and present <= net.linked_peers():
-                    return
-                if not await self.events.more(seen):
-                    return
+            while not self._is_linked_with_those_present(mesh):  # noqa: ASYNC110 - nothing tells whom the node names
+                await trio.sleep(LOOK_SECONDS)
+
+    def _is_linked_with_those_present(self, mesh: bytes) -> bool:
+        net, members, me = self.meshes.net, self.meshes.members(mesh), self.identity.peer_id
+        info = net.signaling().get(mesh)
+        present = (info.present if info else frozenset()) & members.members() - {me}
+        return bool(present) and present <= net.linked_peers()
 
     async def all_invites(self, call: Call) -> Any:
         return self.invites.all(call.query.get("mesh"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import trio
 
+from discod.daemon.desk import LINKS_SECONDS
 from discod.errors import AlreadyRunning, Exit, UserError
 from discod.store import home_lock
 from tests.daemon.conftest import Home, in_thread, signaling_node, task_toml
@@ -65,6 +66,10 @@ async def test_a_mesh_is_made_invited_to_and_joined(home: MakeHome, signaling: s
         op = await b.post("/v1/join", {"link": invite["link"]})
         joined = await in_thread(b.client.wait_for_op, op["op"], op["since"])
         assert [(peer["name"], peer["state"]) for peer in joined["peers"]] == [("b", "self"), ("a", "linked")]
+        told = {event["type"]: event["time"] for event in await in_thread(lambda: list(b.client.events(follow=False)))}
+        assert (
+            told["op.finished"] - told["mesh.joined"] < LINKS_SECONDS / 2
+        )  # it ends with the links, not with its time
         await a.wait_for("peer.connected")
         (invites,) = await a.get("/v1/invites")
         assert (invites["used"], invites["state"]) == (1, "used-up")
