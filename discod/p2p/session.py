@@ -36,6 +36,7 @@ class Session:
         self._outbox = Outbox()
         self._up = False  # LinkUp was told
         self._changed = trio.Event()
+        self._deciding = trio.Lock()
 
     def send(self, message: LinkMessage) -> bool:
         """Queue a message; False when there is no link, or the peer does not read (it is dropped then)."""
@@ -82,20 +83,27 @@ class Session:
 
     async def attend(self, link: Link) -> None:
         """Use a greeted link to its end, or close it if it is not needed.  Raises: Broken before it is in use."""
-        if self.decides and not self._wants(link):
-            assert self.link is not None
-            self.link.suspect()  # why did they dial?
-            return await link.close("already linked")
+        old = self.link
         try:
-            if self.decides:
-                await link.say(Use())
-            else:
+            if not self.decides:
                 await self._await_use(link)
+                old, self.link = self.link, link
+            else:
+                async with self._deciding:  # both sides dial at the same moment: the second link waits for its turn
+                    if wanted := self._wants(link):
+                        await link.say(Use())
+                        old, self.link = self.link, link
+                if not wanted:
+                    return await self._decline(link)
         except Broken:
             await link.close("no decision")
             raise
-        await self._use(link)
-        return None
+        return await self._use(old, link)
+
+    async def _decline(self, link: Link) -> None:
+        if self.link is not None:
+            self.link.suspect()  # why did they dial?
+        await link.close("already linked")
 
     def _wants(self, link: Link) -> bool:
         return self.link is None or PREFERENCE[link.path] < PREFERENCE[self.link.path]
@@ -108,8 +116,8 @@ class Session:
                 raise Broken(self.peer, f"it said goodbye: {why[:200]}")
         raise Broken(self.peer, "it spoke before the decision")
 
-    async def _use(self, link: Link) -> None:
-        old, self.link = self.link, link
+    async def _use(self, old: Link | None, link: Link) -> None:
+        """Run `link`, which has just become the one in use instead of `old`."""
         try:
             await self._take_over(old, link)
             self.errors.clear()

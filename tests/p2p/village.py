@@ -12,7 +12,18 @@ import trio
 from trio.testing import memory_stream_pair
 
 from discod.errors import Broken
-from discod.identity import Identity, InviteLink, Members, found_mesh, make_invite, make_link, parse_link
+from discod.identity import (
+    Identity,
+    InviteLink,
+    Members,
+    found_mesh,
+    make_admit,
+    make_invite,
+    make_link,
+    make_membership,
+    parse_link,
+    parse_record,
+)
 from discod.p2p.dial import Accept
 from discod.p2p.mesh import Mesh, Received, Settings, SignalingAt
 from discod.p2p.websocket import Conversation
@@ -218,6 +229,19 @@ def founded(creator: Identity, name: str = "anna", now: int = 0) -> Members:
 
 def invite(uses: int = 2, expires: int = 10_000, approve: bool = False) -> bytes:
     return make_invite(ROOT, Identity.from_seed(SEED).public, uses=uses, expires=expires, approve=approve)
+
+
+def acquainted(people: dict[str, Identity]) -> list[bytes]:
+    """The records of a mesh that the first of these made and the others have been in for long."""
+    (name, creator), *others = people.items()
+    members = founded(creator, name)
+    members.add(invite(uses=len(others)))
+    for slot, (name, who) in enumerate(others):
+        record = make_membership(Identity.from_seed(SEED), who, members.mesh_id, name, slot=slot, now=1)
+        members.add(record)
+        members.add(make_admit(creator, parse_record(record), 2))
+    assert members.trainers() == {who.peer_id for who in people.values()}
+    return members.records()
 
 
 def link(node: bytes = NODE.peer_id, mesh: bytes = ROOT.peer_id) -> InviteLink:
