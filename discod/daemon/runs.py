@@ -18,8 +18,8 @@ from discod.daemon.surroundings import Surroundings
 from discod.daemon.tasks import OfferedTask, Tasks
 from discod.errors import BadData, UsageError
 from discod.store import ModelRow, RunRow
-from discod.train.layers import layout
 from discod.train.taskfile import decode_task
+from discod.train.worker import Job, job_layout
 
 TELL_SECONDS = 0.5  # how often a run that goes on is looked at for news
 
@@ -149,7 +149,7 @@ class Runs:
         if known is None:
             return None
         tensors, info = self._around.store.load_model(row)
-        place = layout(decode_task(known.spec))
+        place = job_layout(Job(decode_task(known.spec), "", stand_in_length=self._around.engine.length))
         hash_ = vector_hash(place.flatten(tensors)) if set(tensors) == set(place.names) else ""
         accuracy = msgspec.json.decode(text) if (text := info.get("accuracy", "")) not in ("", "None") else None
         return shown_model(row, hash_, accuracy, certified=bool(info.get("certificate")))

@@ -127,6 +127,8 @@ async def test_an_accepted_task_trains_to_the_end_and_leaves_a_model(home: MakeH
         shown = await a.get(f"/v1/runs/{run['id']}")
         assert (shown["state"], shown["round"], shown["series"]["round"]) == ("finished", 3, [1, 2, 3])
         assert shown["model"]["hash"] == ended["model"]["hash"]
+        (model,) = await a.get("/v1/models")
+        assert model["hash"] == ended["model"]["hash"]
         again = await a.post("/v1/tasks/digits/accept", {"data": "scans"})
         assert again["id"] == run["id"]
         assert (await a.get("/v1/tasks/digits"))["mine"] == {"run": 1, "data": "scans", "state": "finished"}
