@@ -25,6 +25,7 @@ import trio
 
 from discod.daemon.exchanging import ExchangeStatus
 from discod.daemon.fetching import Fetching
+from discod.daemon.kept import Shelf
 from discod.daemon.keyring import MeshKeyring
 from discod.daemon.room import Room
 from discod.daemon.routing import RunEvent
@@ -71,16 +72,18 @@ class DecentralizedExchange:
         reached: Reached = reach_nothing,
     ) -> None:
         self._task, self._members, self._mesh, self._notify = task, members, mesh, notify
-        self._shop = shop = Workshop(task, scope, store, initial_parameters, reached)
+        shelf = Shelf(store, task, scope)
+        kept = shelf.load(initial_parameters)
+        self._shop = shop = Workshop(task, scope, shelf, kept, reached)
         self.batches = 0
         self._origin = shop.base  # what the update under way is measured from
         self._dropped = False  # what is being trained was spent under an older base
         rule, words = task.round, len(shop.base) + 1
         rules = Rules(scope, words, min_peers, rule.quorum == "majority", rule.straggle_seconds, 4 * words / SLOW_LINK)
-        chain = Chain(shop.kept.head, shop.kept.certificates, shop.kept.roster)
+        chain = Chain(kept.head, kept.certificates, kept.roster)
         # Higher than in any start before, whatever the clock says or whichever backup was restored.
         seq = store.next_number(f"seq {scope.hex()}", int(time.time())) << SEQ_BITS
-        keyring, spent = MeshKeyring(identity, members), Spent(shop.kept.manifests)
+        keyring, spent = MeshKeyring(identity, members), Spent(kept.manifests)
         self._machine = Round(rules, keyring, chain, spent, secrets.token_bytes, seq)
         self._fetching, self._sending = Fetching(len(shop.base)), Sending(mesh, scope)
         self._turn = Turn()
@@ -246,12 +249,7 @@ class DecentralizedExchange:
         room, rid, chunk = self._shop.room(header.rid), header.rid, header.chunk
         if room is None:
             return
-        try:
-            effects = self._machine.bulk_arrived(peer, rid, header.kind, chunk, digest, trio.current_time())
-        except PeerError:
-            if header.kind == "piece":
-                room.forget_piece(peer, chunk)
-            raise
+        effects = self._machine.bulk_arrived(peer, rid, header.kind, chunk, digest, trio.current_time())
         if header.kind == "sum":
             room.sum_came(peer, chunk, digest)
         self._perform(effects)

@@ -11,22 +11,21 @@ before a Done. Cancellation lets a thread finish; what it wrote is then found at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import trio
 
-from discod.daemon.kept import Shelf
+from discod.daemon.kept import Kept, Shelf
 from discod.daemon.room import Room
 from discod.errors import UserError
-from discod.ring import FULL_WEIGHT, Codec, NotFinite, apply_mean, combine, encode, weight_word
-from discod.store import Store
+from discod.ring import BLOCK, FULL_WEIGHT, Codec, Encoded, NotFinite, apply_mean, combine, encode, weight_word
 from discod.train.layers import layout
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
 from discod.wire.rounds import Certificate, Head, head_hash
 
+SMALL_WORDS = BLOCK  # summing so few takes less than handing the work to a thread
 Reached = Callable[[str, int], None]  # a phase, the round
 Result = TypeVar("Result")
 
@@ -46,10 +45,8 @@ class Candidate(NamedTuple):
 class Workshop:
     """One task's vectors. `reached` hears of each phase before what follows it is done."""
 
-    def __init__(self, task: TaskSpec, scope: bytes, store: Store, first: Vector, reached: Reached) -> None:
-        self._task, self._scope, self.reached = task, scope, reached
-        self._shelf = Shelf(store, task, scope)
-        self.kept = kept = self._shelf.load(first)
+    def __init__(self, task: TaskSpec, scope: bytes, shelf: Shelf, kept: Kept, reached: Reached) -> None:
+        self._task, self._scope, self._shelf, self.reached = task, scope, shelf, reached
         self.head, self.base, self.contributors = kept.head, kept.parameters, kept.roster
         self._rooms: dict[bytes, Room] = {}
         self._candidate: Candidate | None = None
@@ -89,7 +86,13 @@ class Workshop:
         """
         self.reached("contribute", self.next_round)
         words = np.empty(len(self.base) + 1, np.uint32)
-        work = partial(encode, local, origin, room.codec, self._weight_word(samples), words)
+        state, weight = self.state, self._weight_word(samples)
+
+        def work() -> Encoded:
+            encoded = encode(local, origin, room.codec, weight, words)
+            self._shelf.spend(state, rid, batches)
+            return encoded
+
         try:
             encoded = await self._reading(work)
         except NotFinite as error:
@@ -97,7 +100,6 @@ class Workshop:
             why = f"the update holds NaN or infinity in {tensor}"
             raise UserError(why, "lower training.learning_rate", code="update-not-finite") from None
         room.mine = words
-        await trio.to_thread.run_sync(self._shelf.spend, self.state, rid, batches)
         self.reached("spent", self.next_round)
         return encoded.hashes
 
@@ -105,19 +107,29 @@ class Workshop:
         """Sum a chunk over exactly these peers; the hash of the sum."""
         self.reached("combine", self.next_round)
         pieces, out = room.prepare(chunk, included, me)
-        hash_ = await trio.to_thread.run_sync(combine, pieces, out)
+        if out.size <= SMALL_WORDS:
+            hash_ = combine(pieces, out)
+        else:
+            hash_ = await trio.to_thread.run_sync(combine, pieces, out)
         room.combined(chunk, out, hash_)
         return hash_
 
     async def apply(self, room: Room, sums: tuple[bytes, ...], included: tuple[bytes, ...]) -> Head:
         """The next joint state, on disk. Raises: UserError (weights-out-of-bounds, disk-full)."""
         self.reached("apply", self.next_round)
-        before, total, parameters = self.head, room.total(sums), np.empty_like(self.base)
+        before, base, total = self.head, self.base, room.total(sums)
         if not 0 < int(total[-1]) <= FULL_WEIGHT * room.codec.peers:
             raise UserError("the weights of the sum are out of bounds", code="weights-out-of-bounds")
-        made = await trio.to_thread.run_sync(apply_mean, self.base, total, room.codec, parameters)
-        head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
-        await self.keep(Candidate(head, parameters, included))
+        parameters = total[:-1].view(np.float32)  # in place: one vector less
+
+        def work() -> Head:
+            made = apply_mean(base, total, room.codec, parameters)
+            head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
+            self._shelf.save(head, parameters)
+            return head
+
+        head = await trio.to_thread.run_sync(work)
+        self._candidate = Candidate(head, parameters, included)
         self.reached("applied", head.round)
         return head
 

@@ -33,6 +33,7 @@ class Cast:
     def __init__(self, keep: trio.Process) -> None:
         self._keeper = keep
         self._processes: list[trio.Process] = []
+        self._telling = trio.Lock()  # the keeper, of one process at a time
 
     async def start(self, words: Sequence[str], log: Path) -> trio.Process:
         """Start `discod WORDS` in the background; what it says goes to `log`."""
@@ -47,7 +48,8 @@ class Cast:
             )
         self._processes.append(process)
         assert self._keeper.stdin is not None
-        await self._keeper.stdin.send_all(f"{process.pid}\n".encode())
+        async with self._telling:
+            await self._keeper.stdin.send_all(f"{process.pid}\n".encode())
         return process
 
     async def end(self) -> None:

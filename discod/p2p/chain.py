@@ -85,7 +85,7 @@ class Chain:
     def choose(self, positions: Mapping[bytes, bytes]) -> bytes:
         """The state to stand on, given where the linked members and I stand; the own base where nothing is better."""
         best = self.base_hash
-        for state in sorted({s for s in positions.values() if s in self.headers}):
+        for state in sorted({s for s in positions.values() if s in self.headers and s != best}):
             if self._better(state, best, positions):
                 best = state
         return best

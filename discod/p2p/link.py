@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import trio
 
 from discod.errors import Broken, Refused
-from discod.p2p.outbox import Outbox, Transfer
+from discod.p2p.outbox import BATCH_BYTES, Outbox, Transfer
 from discod.p2p.transport import HEADER, Frames, TlsStream
 from discod.p2p.trust import Trust
 from discod.wire.codec import BULK_PIECE_BYTES, MAX_BULK_BYTES, PROTOCOL_VERSION, decode, encode
@@ -159,29 +159,24 @@ class Link:
         outbox = self._outbox
         assert outbox is not None
         while True:
-            if bodies := outbox.take_control():
-                await self._timed(self.frames.send_many, bodies)
-                if outbox.said_bye:
-                    return self.end("we said goodbye")
-            elif self._moving and not outbox.under_way:
+            bodies = outbox.take_control()
+            parts: list[bytes | memoryview] = [
+                part for body in bodies for part in (HEADER.pack(1 + len(body), CONTROL), body)
+            ]
+            pieces = [] if self._moving or outbox.said_bye else outbox.next_pieces(BATCH_BYTES - sum(map(len, bodies)))
+            if self._moving and outbox.under_way:
+                pieces = outbox.next_pieces(1)
+            for transfer, piece in pieces:
+                parts += _bulk_parts(transfer, piece)
+            if parts:  # one write for all of it: on loopback and in small rounds, writes are what costs
+                await self._timed(self.frames.send_parts, *parts)
+                outbox.advance(pieces)
+            if outbox.said_bye:
+                return self.end("we said goodbye")
+            if self._moving and not outbox.under_way and not outbox.control:
                 return await self._say_moved()
-            elif outbox.bulk:
-                await self._send_piece(outbox, outbox.bulk[0])
-            else:
+            if not parts:
                 await outbox.wait()
-
-    async def _send_piece(self, outbox: Outbox, transfer: Transfer) -> None:
-        size, start = len(transfer.data), transfer.sent_bytes
-        parts: list[bytes | memoryview] = []
-        if not transfer.begun:
-            head = encode(transfer.header)
-            parts += [HEADER.pack(1 + len(head), BULK), head]
-        piece = transfer.data[start : start + BULK_PIECE_BYTES]
-        if size:
-            parts += [HEADER.pack(1 + len(piece), DATA), piece]
-        outbox.begin(transfer)
-        await self._timed(self.frames.send_parts, *parts)
-        outbox.advance(transfer, len(piece))
 
     async def _say_moved(self) -> None:
         await self._timed(self.frames.send, CONTROL, encode(Moved()))
@@ -370,3 +365,14 @@ class _deadline:  # noqa: N801  (a context manager that reads like a function)
         if self._scope.cancelled_caught:
             raise Broken(None, self._why)
         return swallowed
+
+
+def _bulk_parts(transfer: Transfer, piece: memoryview) -> list[bytes | memoryview]:
+    """The frames of the next piece of a transfer, after its header if it is the first."""
+    parts: list[bytes | memoryview] = []
+    if not transfer.begun:
+        head = encode(transfer.header)
+        parts += [HEADER.pack(1 + len(head), BULK), head]
+    if len(piece):
+        parts += [HEADER.pack(1 + len(piece), DATA), piece]
+    return parts

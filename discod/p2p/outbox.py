@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import trio
 
+from discod.wire.codec import BULK_PIECE_BYTES
 from discod.wire.links import BulkHeader
 
 MAX_QUEUED_BYTES = 16 << 20  # control
@@ -97,16 +98,26 @@ class Outbox:
             self.said_bye = True
         return bodies
 
-    def begin(self, transfer: Transfer) -> None:
-        """The first bytes of a transfer are about to leave."""
-        transfer.begun = True
+    def next_pieces(self, size: int) -> list[tuple[Transfer, memoryview]]:
+        """What to send next of the transfers, in order: pieces until `size` bytes are reached; at most one of each."""
+        pieces: list[tuple[Transfer, memoryview]] = []
+        for transfer in self.bulk:
+            if size <= 0:
+                break
+            pieces.append((transfer, transfer.data[transfer.sent_bytes :][:BULK_PIECE_BYTES]))
+            size -= len(pieces[-1][1]) + 1
+            if transfer.sent_bytes + len(pieces[-1][1]) < len(transfer.data):
+                break  # no other transfer begins before this one has left
+        return pieces
 
-    def advance(self, transfer: Transfer, count: int) -> None:
-        """`count` more bytes of the first transfer have left."""
-        transfer.sent_bytes += count
-        if transfer.sent_bytes == len(transfer.data):
-            self.bulk.popleft()
-            transfer.close(True)
+    def advance(self, pieces: list[tuple[Transfer, memoryview]]) -> None:
+        """These have left."""
+        for transfer, piece in pieces:
+            transfer.begun = True
+            transfer.sent_bytes += len(piece)
+            if transfer.sent_bytes == len(transfer.data):
+                self.bulk.popleft()
+                transfer.close(True)
 
     def clear(self) -> None:
         """The link is lost: nothing queued for it will be sent."""
