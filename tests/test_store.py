@@ -321,6 +321,13 @@ def test_a_second_process_reads_and_writes_meanwhile(store: Store) -> None:
     assert store.dataset("a") is not None
 
 
+def test_opening_writes_nothing_so_that_a_full_disk_can_be_read(store: Store) -> None:
+    log = store.directory / f"{store.database.path.name}-wal"
+    before = log.read_bytes()
+    with opened(store.directory):
+        assert log.read_bytes() == before
+
+
 def test_a_failed_block_changes_nothing(store: Store) -> None:
     def fail() -> None:
         with store.database.transaction() as connection:

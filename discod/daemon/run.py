@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -226,8 +226,10 @@ class Run:
         return figures[-1].figures.get(name) if figures else None
 
     def _fail(self, error: UserError) -> None:
+        """Where the disk has no room to note this either, the run counts as going on: the next start resumes it."""
         self.error = error
-        self._end("failed")
+        with suppress(UserError):
+            self._end("failed")
         self.tell("run.failed", error=error_fields(error))
 
     def _end(self, ending: Ending) -> None:

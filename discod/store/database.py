@@ -85,7 +85,8 @@ class Database:
             for script in MIGRATIONS[version:]:
                 for statement in script:
                     connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            if version < len(MIGRATIONS):  # else opening it writes nothing: it is readable on a full disk
+                connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
 
 
 @contextmanager
