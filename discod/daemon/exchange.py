@@ -139,6 +139,11 @@ class DecentralizedExchange:
         links = self._machine.calling.election.links.get(peer)
         return links.round if links is not None else None
 
+    def _start_of(self, peer: bytes) -> int | None:
+        """Which start of a peer's run was heard last."""
+        links = self._machine.calling.election.links.get(peer)
+        return links.seq >> SEQ_BITS if links is not None else None
+
     def retire(self, why: str = FINISHED) -> None:
         """This peer trains no more; it goes on serving its certified state."""
         self._perform(self._machine.retired(why, trio.current_time()))
@@ -211,13 +216,16 @@ class DecentralizedExchange:
                 self._link(peer)
             case LinkDown(peer):
                 self._unlink(peer)
-            case Received(_, Post(_, signed)):
+            case Received(peer, Post(_, signed)):
+                start = self._start_of(peer)
                 try:
                     effects = self._machine.receive(signed, trio.current_time())
                 except PeerError:
                     self._perform(self._machine.tick(trio.current_time()))  # it may have proven something
                     raise
                 self._perform(effects)
+                if peer in self._linked and self._start_of(peer) != start:  # its run is younger than the link
+                    self._perform(self._machine.link(peer, trio.current_time()))
             case Received(peer, Refusal(rid, kind, _, chunk)):
                 self._perform(self._machine.bulk_refused(peer, rid, kind, chunk, trio.current_time()))
             case BulkArrived(peer, BulkHeader(kind="snapshot", rid=state), digest):
