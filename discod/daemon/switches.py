@@ -18,6 +18,7 @@ from discod.daemon.workshop import Reached
 from discod.errors import BadConfig
 
 ENGINE, STOP = "DISCOD_TEST_ENGINE", "DISCOD_TEST_STOP"
+LONGEST_BATCH = 3600.0  # seconds
 PHASES = ("open", "contribute", "spent", "combine", "apply", "applied", "adopt", "adopted")
 
 
@@ -29,18 +30,19 @@ def engine_of(environ: Mapping[str, str], device: str) -> Engine:
     name, _, numbers = text.partition(":")
     length, _, seconds = numbers.partition(":")
     try:
-        if name != "stand-in":
-            raise ValueError
-        return Engine("stand-in", device, int(length), float(seconds or 0))
+        floats, rest = int(length), float(seconds or 0)
     except ValueError:
-        raise BadConfig(f"{ENGINE}={text}", "stand-in:FLOATS or stand-in:FLOATS:SECONDS") from None
+        floats, rest = 0, 0.0
+    if name != "stand-in" or floats < 1 or not 0 <= rest < LONGEST_BATCH:
+        raise BadConfig(f"{ENGINE}={text}", "stand-in:FLOATS or stand-in:FLOATS:SECONDS")
+    return Engine("stand-in", device, floats, rest)
 
 
 def stops_of(environ: Mapping[str, str]) -> Reached:
     """What to call at each phase: it stops this process where the environment says. Raises: BadConfig."""
     text = environ.get(STOP, "")
     where, _, number = text.partition(":")
-    if text and (where not in PHASES or not (number or "1").isdigit()):
+    if text and (where not in PHASES or not (number or "1").isdecimal()):
         raise BadConfig(f"{STOP}={text}", f"PHASE or PHASE:ROUND; phases: {', '.join(PHASES)}")
     left = [where] if where else []
 
