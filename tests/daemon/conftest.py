@@ -134,13 +134,14 @@ class Home:
 
     @asynccontextmanager
     async def up(
-        self, *, needed: int = 1, engine: Engine = ENGINE, network: Network = NETWORK
+        self, *, needed: int = 1, engine: Engine = ENGINE, network: Network = NETWORK, exchange: Any = None
     ) -> AsyncIterator[Daemon]:
+        """The daemon; `exchange` makes the runs' exchanges, SoloExchanges unless it is given."""
         config = Config(name=self.name, network=network)
         with home_lock(self.paths.state), closing(open_store(self.paths.state, locked=True)) as store:
             identity = Identity.load(self.paths.identity)
-            exchange: Any = partial(SoloExchange, needed=needed)
-            self.daemon = Daemon(self.paths, config, identity, store, exchange, engine)
+            make: Any = exchange or partial(SoloExchange, needed=needed)
+            self.daemon = Daemon(self.paths, config, identity, store, make, engine)
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.daemon.run)
                 yield self.daemon
