@@ -1,16 +1,19 @@
 """Fixed point on the ring of integers modulo 2^32: what makes a sum of floats exact and independent of its order.
 
     encode   local - base, float32 (d,)  ->  words uint32 (d + 1,)   q = clip(rint(x s), -2^m, 2^m), s = 2^m / B
-    combine  words of every peer of U    ->  their sum modulo 2^32
+    mask     words                       ->  words + streams of this peer (masks.py), uniform to whoever lacks the keys
+    combine  words of every peer of U    ->  their sum modulo 2^32, the masks that are left in it taken off
     decode   sum, base                   ->  base + mean
 
 With m = floor(log2((2^31 - 1) / n)) the sum of n words fits an int32, so it is exact; the unweighted mean is off by at
 most B 2^-(m+1) plus one float32 rounding. The last word carries the peer's weight w (1..65535), and x is scaled by
-w / 65535 before it is encoded, so a weighted sum needs no second message (docs/protocol.md, fixed point).
+w / 65535 before it is encoded, so a weighted sum needs no second message (docs/protocol.md, fixed point). Under
+differential privacy there is no weight word: all count alike, and vector and sum have d words.
 
-All loops go block by block through memory that stays in the cache, and hash the block while it is there; numpy and
-hashlib release the interpreter lock on blocks of this size, so they are run in threads. Only + - * / and rint are used,
-elementwise in float32, so every machine computes the same bits.
+All loops go block by block through memory that stays in the cache, and mask and hash the block while it is there;
+numpy, hashlib and cryptography release the interpreter lock on blocks of this size, so they are run in threads; several
+may work on different chunks of one vector. Only + - * / and rint are used, elementwise in float32, so every machine
+computes the same bits.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from discod.errors import DiscodError, LocalError
+from discod.masks import ALIGN as ALIGN
+from discod.masks import Masks as Masks
+from discod.masks import Streams
+from discod.masks import Words as Words
 
 Floats = npt.NDArray[np.float32]
-Words = npt.NDArray[np.uint32]
 
 BLOCK = 1 << 16  # words: 256 KiB, a block and its temporaries stay in the L2 cache
-ALIGN = 16  # words: chunk bounds are multiples of this, one 64-byte line
 FULL_WEIGHT = 65535
 SMALLEST_BOUND, LARGEST_BOUND = 2.0**-24, 2.0**24
 HEADROOM = 8.0  # the next bound is this times the power of two above the largest certified value
@@ -84,28 +89,47 @@ def _blocks(start: int, stop: int) -> list[tuple[int, int]]:
     return [(a, min(a + BLOCK, stop)) for a in range(start, stop, BLOCK)]
 
 
-def encode(local: Floats, base: Floats, codec: Codec, weight: int, out: Words) -> Encoded:
-    """Write the words of `local - base`, weighted, into `out`.
+def _streams(masks: Masks | None, start: int, stop: int) -> Streams | None:
+    return Streams(masks, start, min(BLOCK, stop - start)) if masks is not None and stop > start else None
 
-    local, base: (d,) float32; weight: 1..65535; out: (d + 1,) uint32, its last word is the weight.
+
+def encode(
+    local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, masks: Masks | None = None
+) -> Encoded:
+    """Write the words of `local - base`, weighted and masked, into `out`.
+
+    local, base: (d,) float32; weight: 1..65535; out: (d + 1,) uint32, its last word is the weight. Without a weight
+    all count alike, and out is (d,).
 
     Raises:
         NotFinite: an update holds NaN or infinity; `out` is then worthless.
     """
-    if out.size != local.size + 1:
+    chunks = [encode_chunk(local, base, codec, weight, out, chunk, masks) for chunk in range(codec.peers)]
+    return Encoded(tuple(one.hashes[0] for one in chunks), sum(one.clipped for one in chunks))
+
+
+def encode_chunk(
+    local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, chunk: int, masks: Masks | None = None
+) -> Encoded:
+    """Write one chunk of what `encode` writes, and nothing else of `out`: chunks may be encoded side by side.
+
+    Raises: NotFinite.
+    """
+    if out.size != local.size + (weight is not None):
         raise LocalError(f"{out.size} words for {local.size} parameters")
-    out[-1] = weight
-    hashes, clipped = [], 0
-    for start, stop in chunk_bounds(out.size, codec.peers):
-        state = sha256()
-        for a, b in _blocks(start, stop):
-            clipped += _encode_block(local, base, codec, weight, out, a, min(b, local.size))
-            state.update(out[a:b].data)
-        hashes.append(state.digest())
-    return Encoded(tuple(hashes), clipped)
+    start, stop = chunk_bounds(out.size, codec.peers)[chunk]
+    streams, state, clipped = _streams(masks, start, stop), sha256(), 0
+    for a, b in _blocks(start, stop):
+        clipped += _encode_block(local, base, codec, weight, out, a, min(b, local.size))
+        if weight is not None and b == out.size:
+            out[-1] = weight
+        if streams is not None:
+            streams.apply(out[a:b])
+        state.update(out[a:b].data)
+    return Encoded((state.digest(),), clipped)
 
 
-def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int, out: Words, a: int, b: int) -> int:
+def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, a: int, b: int) -> int:
     if a >= b:
         return 0
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are found below, and named
@@ -113,7 +137,7 @@ def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int, out: W
     high, low = x.max(), x.min()  # NaN propagates through both
     if not (np.isfinite(high) and np.isfinite(low)):
         raise NotFinite(a + int(np.argmin(np.isfinite(x))))
-    if weight != FULL_WEIGHT:
+    if weight is not None and weight != FULL_WEIGHT:
         x *= np.float32(weight / FULL_WEIGHT)
     bound, clipped = np.float32(codec.bound), 0
     if max(high, -low) > bound:
@@ -125,15 +149,43 @@ def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int, out: W
     return clipped
 
 
-def combine(pieces: Sequence[Words], out: Words) -> bytes:
-    """Sum the pieces, all (k,) uint32, modulo 2^32 into `out`; returns the SHA-256 of the sum."""
-    state = sha256()
+def combine(pieces: Sequence[Words], out: Words, start: int = 0, masks: Masks | None = None) -> bytes:
+    """Sum the pieces modulo 2^32, unmask the sum, and write it into `out`; returns its SHA-256.
+
+    pieces, out: (k,) uint32; start: the word of the vector at which they begin; masks: what `unmask` takes.
+    """
+    state, streams = sha256(), _streams(masks, start, start + out.size)
     for a, b in _blocks(0, out.size):
         np.copyto(out[a:b], pieces[0][a:b])
         for piece in pieces[1:]:
             np.add(out[a:b], piece[a:b], out=out[a:b])
+        if streams is not None:
+            streams.apply(out[a:b])
         state.update(out[a:b].data)
     return state.digest()
+
+
+def unmask(words: Words, start: int, masks: Masks) -> None:
+    """Add the streams of `masks.plus` and subtract those of `masks.minus`, in place.
+
+    words: (k,) uint32, a part of the vector that begins at its word `start`, a multiple of 16. What a peer has added
+    stands in `minus` here, and the other way round.
+    """
+    streams = _streams(masks, start, start + words.size)
+    for a, b in _blocks(0, words.size):
+        if streams is not None:
+            streams.apply(words[a:b])
+
+
+def check_bound(total: Words, codec: Codec, included: int) -> bool:
+    """Whether every word of a sum of `included` contributions is one that they can make: at most included 2^m.
+
+    total: (d,) or (d + 1,) uint32; a sum of weights is far below the bound. What fails was not unmasked, or was made
+    by somebody who does not keep to the codec.
+    """
+    limit, signed = included << codec.bits, total.view(np.int32)
+    blocks = (signed[a:b] for a, b in _blocks(0, total.size))
+    return all(-limit <= int(block.min()) and int(block.max()) <= limit for block in blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +196,15 @@ class Applied:
     next_bound: float
 
 
-def apply_mean(base: Floats, total: Words, codec: Codec, out: Floats) -> Applied:
-    """base + mean -> out, all (d,) float32; total: (d + 1,) uint32, its last word the sum of the weights.
+def apply_mean(base: Floats, total: Words, codec: Codec, out: Floats, peers: int | None = None) -> Applied:
+    """base + mean -> out, all (d,) float32.
 
-    `out` may share memory with `total[:-1]`: each block is read before it is written.
+    total: (d + 1,) uint32, its last word the sum of the weights; with `peers`, how many are in the sum and count
+    alike, (d,). `out` may share memory with `total[:d]`: each block is read before it is written.
     """
-    weights = int(total[-1])
+    if total.size != base.size + (peers is None):
+        raise LocalError(f"a sum of {total.size} words for {base.size} parameters")
+    weights = int(total[-1]) if peers is None else FULL_WEIGHT * peers
     step = np.float32(FULL_WEIGHT / (codec.scale * weights))
     state, largest = sha256(), np.float32(0)
     for a, b in _blocks(0, base.size):

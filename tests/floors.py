@@ -111,8 +111,9 @@ ROOMS = (
     ),
     Room(3, "signaling", ("signaling.limits", "signaling.lobby"), pure=True),
     Room(2, "identity", ("discod.identity.*",)),
-    Room(2, "ring", ("discod.ring",), pure=True),
+    Room(2, "ring", ("discod.masks", "discod.ring", "discod.shamir"), pure=True),
     Room(1, "wire", ("discod.wire.*",), pure=True),
+    Room(1, "privacy", ("discod.privacy.*",), pure=True),
     Room(0, "ground", ("discod", "discod.errors", "discod.p2p", "discod.train", "signaling"), pure=True),
 )
 
@@ -122,7 +123,7 @@ IMPURE = frozenset(
     ("asyncio", "multiprocessing", "random", "secrets", "socket", "ssl", "subprocess", "threading", "time", "trio")
 ) | {"tinygrad"}
 TINYGRAD_ROOMS = ("discod.train.engine.*", "discod.train.models.*")
-NUMPY_MODULES = ("numpy", "discod.ring")
+NUMPY_MODULES = ("numpy", "discod.masks", "discod.ring")
 MAX_LINES = 400
 
 
