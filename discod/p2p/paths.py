@@ -26,6 +26,7 @@ from discod.wire.links import Welcome
 
 FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0  # while a peer is not linked
 FIRST_UPGRADE_SECONDS, MOST_UPGRADE_SECONDS = 10.0, 300.0  # while it is linked by relay
+SOUND_SECONDS = 5.0  # a direct link that ends earlier may be one that always will: another version, a broken peer
 THEIR_TURN_SECONDS = 1.5  # for a peer to dial us, before a relay is asked for
 RELAY_SECONDS = 12.0  # from asking for a relay to the link
 
@@ -63,9 +64,11 @@ class Paths:
         while True:
             news = session.news
             if session.link is not None and session.link.path == "direct":
-                again.reset()
-                upgrade.reset()
-                await news.wait()
+                if await self._lasted(session):
+                    again.reset()
+                    upgrade.reset()
+                else:
+                    await self._pause(session, again.next())
                 continue
             relayed = session.link is not None
             if relayed:
@@ -74,6 +77,18 @@ class Paths:
                 continue
             with trio.move_on_after((upgrade if relayed else again).next()):
                 await news.wait()
+
+    async def _lasted(self, session: Session) -> bool:
+        """Wait until the link in use ends; whether it was worth to be made again at once."""
+        link, began = session.link, trio.current_time()
+        while session.link is link:
+            await session.news.wait()
+        return trio.current_time() - began >= SOUND_SECONDS
+
+    async def _pause(self, session: Session, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while session.link is None:
+                await session.news.wait()
 
     async def _somehow(
         self,

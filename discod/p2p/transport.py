@@ -61,6 +61,7 @@ class TlsStream(trio.abc.Stream):
         self.transport = transport
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._torn = False  # a send is under way, or was given up half-way: what follows it could not be decrypted
 
     async def do_handshake(self) -> None:
         """Shake hands. On the dialling side success does not yet mean acceptance: TLS 1.3 tells it with the next read.
@@ -155,8 +156,10 @@ class TlsStream(trio.abc.Stream):
     async def _flush(self) -> None:
         if not self._outgoing.pending:
             return
+        self._torn = True
         try:
             await self.transport.send_all(self._outgoing.read())
+            self._torn = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Broken(None, f"connection lost: {error.__cause__ or error}") from None
 
@@ -172,9 +175,10 @@ class TlsStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Say so to the other side if that is possible at once, then close the transport."""
-        with contextlib.suppress(ssl.SSLError, ValueError):
-            self._session.unwrap()  # the other side's answer is not waited for
-        await self._flush_alert()
+        if not self._torn:
+            with contextlib.suppress(ssl.SSLError, ValueError):
+                self._session.unwrap()  # the other side's answer is not waited for
+            await self._flush_alert()
         await self.transport.aclose()
 
 

@@ -136,6 +136,19 @@ async def test_broken_link_is_told_and_made_again(autojump_clock: MockClock) -> 
         ]
 
 
+async def test_a_peer_whose_links_never_last_is_tried_less_and_less_often(autojump_clock: MockClock) -> None:
+    async with three() as t:
+        await t.meet()
+        t.anna.told.clear()
+        with trio.move_on_after(60):
+            while True:
+                seen = t.anna.told.count(LinkUp(B.peer_id, "direct"))
+                t.anna.mesh.drop(B.peer_id, "it speaks another version")
+                await t.anna.until(lambda seen=seen: t.anna.told.count(LinkUp(B.peer_id, "direct")) > seen)  # type: ignore[misc]  # its default
+        assert 3 <= seen <= 15
+        await t.anna.until_linked(t.bert)
+
+
 async def test_stop_says_goodbye_to_all(autojump_clock: MockClock) -> None:
     async with three() as t:
         await t.meet()

@@ -188,6 +188,16 @@ async def test_end_without_goodbye_and_changed_bytes_are_broken() -> None:
             await two.receive_some()
 
 
+async def test_what_was_cancelled_on_its_way_is_followed_by_nothing() -> None:
+    async with shaken(A, B) as (one, two):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await one.send_all(b"never leaves")
+        await one.aclose()
+        with pytest.raises(Broken, match="the other side closed the connection"):
+            await two.receive_into(memoryview(bytearray(1)))
+
+
 async def test_bytes_that_are_no_tls_break_the_handshake() -> None:
     ours, theirs = memory_stream_pair()
     stream = TlsStream(theirs, Trust(B).server, server_side=True)
