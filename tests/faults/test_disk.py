@@ -13,7 +13,7 @@ import pytest
 from discod.store import open_store
 from tests.faults.crew import Crew, a_task, open_crew
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.xdist_group("faults")]
 
 DISK_MB = 24
 STATE_FLOATS = 400_000  # 1.6 MB; the sample of a round more than is left below

@@ -13,7 +13,7 @@ import pytest
 from discod.errors import Exit
 from tests.faults.crew import Crew, a_task, children_of, status_of
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.xdist_group("faults")]
 
 SOON_SECONDS = 5.0  # shorter than any deadline of these rounds
 STRAGGLE_SECONDS = 30.0
@@ -50,7 +50,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_round_is_kept(three: Crew) 
     three.until(lambda: c.all("worker.died"), "its daemon notices")
     three.finish()
     assert [peer.run["worker_restarts"] for peer in three.peers.values()] == [0, 0, 1]
-    assert [peer.run["lost_rounds"] for peer in three.peers.values()] == [0, 0, 0]
+    assert not c.all("round.lost")
 
 
 def test_a_second_daemon_in_a_home_is_refused_and_the_first_does_not_mind(crew: Crew) -> None:

@@ -7,7 +7,7 @@ import pytest
 from discod.train.task import TaskSpec
 from tests.faults.crew import Crew, Peer, a_task
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.xdist_group("faults")]
 
 ROUND = 4  # that the kill lands in
 PHASES = ("contribute", "spent", "combine", "applied", "adopt", "adopted")

@@ -17,7 +17,7 @@ from discod.train.task import TaskSpec
 from tests.faults import tapped_node
 from tests.faults.crew import FLOATS, Crew, a_task
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.xdist_group("faults")]
 
 WINDOW = 32  # bytes of an update that must not be found; any run so long holds a block of half the size
 
