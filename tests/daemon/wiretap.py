@@ -19,7 +19,7 @@ from discod.p2p.transport import HEADER, Buffer, TlsStream
 from discod.train.datasets import normalised
 from discod.train.task import DataSpec
 
-WINDOW_BYTES = 12  # of neighbouring values in binary: not there by chance
+WINDOW_BYTES, WINDOW_VALUES = 12, 4  # at least, of neighbouring values in binary: not there by chance
 TEXT_VALUES = 8  # neighbouring numbers in text
 TYPES = ("u1", "f2", "<f4", ">f4", "<f8", ">f8", "<i4", ">i4", "<i8", ">i8", "<u2", ">u2")
 
@@ -75,11 +75,9 @@ def traces(row: NDArray[Any], spec: DataSpec) -> dict[bytes, str]:
     flat, scaled = row.reshape(-1), normalised(row[None], spec).reshape(-1)
     for name, values in (("as stored", flat), ("scaled", scaled)):
         for type_ in TYPES:
-            raw = _binary(values, type_)
-            if raw is not None:
-                found |= dict.fromkeys(_windows(raw, WINDOW_BYTES, np.dtype(type_).itemsize), f"{name} as {type_}")
-                hexadecimal = _windows(raw.hex().encode(), 2 * WINDOW_BYTES, 2 * np.dtype(type_).itemsize)
-                found |= dict.fromkeys(hexadecimal, f"{name} as {type_} in hexadecimal")
+            for window in _windows(values, type_):
+                found[window] = f"{name} as {type_}"
+                found[window.hex().encode()] = f"{name} as {type_} in hexadecimal"
         for separator in (",", ", ", " ", "\n"):
             for start in range(len(values) - TEXT_VALUES + 1):
                 text = separator.join(map(str, values[start : start + TEXT_VALUES].tolist()))
@@ -87,16 +85,15 @@ def traces(row: NDArray[Any], spec: DataSpec) -> dict[bytes, str]:
     return found
 
 
-def _binary(values: NDArray[Any], type_: str) -> bytes | None:
-    """The values in another type, unless they are lost in it."""
+def _windows(values: NDArray[Any], type_: str) -> Iterator[bytes]:
+    """Neighbouring values in another type, unless they are lost in it."""
     with np.errstate(all="ignore"):
         cast = values.astype(type_)
-    return cast.tobytes() if np.unique(cast).size > values.size // 4 else None
-
-
-def _windows(raw: bytes, size: int, step: int) -> list[bytes]:
-    size = -(-size // step) * step
-    return [raw[start : start + size] for start in range(0, len(raw) - size + 1, step)]
+    count = max(WINDOW_VALUES, -(-WINDOW_BYTES // cast.itemsize))
+    for start in range(len(cast) - count + 1):
+        window = cast[start : start + count]
+        if len(np.unique(window)) >= WINDOW_VALUES - 1:
+            yield window.tobytes()
 
 
 def seen(marks: dict[bytes, str], streams: list[bytes]) -> set[str]:
