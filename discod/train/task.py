@@ -24,6 +24,7 @@ SCHEMA = 1
 MAX_TASK_BYTES = 16_384
 MAX_FEATURES = 1 << 24  # inputs of one row
 LENET_SIDE = 16  # pixels; below it two 5x5 convolutions and two poolings leave nothing
+PER_EXAMPLE = frozenset(("logreg", "mlp", "mlp-2nn", "lenet"))  # models that tell the gradient of each row (models/)
 
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -102,9 +103,24 @@ class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PrivacySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a released update may betray."""
+    """What a released update may betray. Record-level is DP-SGD: privacy of each row, against everybody.
 
-    unit: Annotated[Literal["none"], Meta(description="none: no noise is added")] = "none"
+    With `epsilon` the noise follows from each peer's number of rows; with `noise_multiplier` epsilon does.
+    """
+
+    unit: Annotated[
+        Literal["none", "record"], Meta(description="record: noise hides each row; none: no noise is added")
+    ] = "none"
+    epsilon: Annotated[
+        float, Meta(ge=0, le=100, description="most that may be learned of a row; smaller hides more; 0: not given")
+    ] = 0.0
+    delta: Annotated[float, Meta(gt=0, lt=0.1, description="chance that epsilon does not hold")] = 1e-5
+    noise_multiplier: Annotated[
+        float, Meta(ge=0, le=1000, description="noise of a step in units of clip, in place of epsilon; 0: not given")
+    ] = 0.0
+    clip: Annotated[float, Meta(gt=0, le=1e6, description="most that one row can move a step: its gradient's norm")] = (
+        1.0
+    )
 
 
 class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,7 +176,18 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def weighting(self) -> str:
-        return self.aggregation.weighting
+        """Under DP all peers weigh alike: a weight by samples would tell how many rows a peer has."""
+        return "uniform" if self.is_private else self.aggregation.weighting
+
+    @property
+    def is_private(self) -> bool:
+        """Whether training is DP-SGD: random batches, clipped gradients, noise."""
+        return self.privacy.unit == "record"
+
+    @property
+    def steps(self) -> int:
+        """Batches of local training in all rounds of the task."""
+        return self.rounds * self.round_duration
 
     @property
     def weight_cap(self) -> int:
@@ -268,13 +295,31 @@ def _bounds(spec: TaskSpec) -> tuple[str, str] | None:
     return None
 
 
-_CHECKS = (_schema, _features, _scale, _columns, _model, _bounds)
+def _privacy(spec: TaskSpec) -> tuple[str, str] | None:
+    rule = spec.privacy
+    if rule.unit == "none" and (rule.epsilon or rule.noise_multiplier):
+        name = "epsilon" if rule.epsilon else "noise_multiplier"
+        return f'privacy.{name} is set, but unit "none" adds no noise', f'write unit = "record", or remove {name}'
+    if rule.unit == "none":
+        return None
+    if rule.epsilon and rule.noise_multiplier:
+        why = "privacy.epsilon and privacy.noise_multiplier are both set, and each decides the noise"
+        return why, "keep one: epsilon, and the noise follows; or noise_multiplier, and epsilon follows"
+    if not rule.epsilon and not rule.noise_multiplier:
+        return 'privacy.unit is "record", but nothing says how much noise', "write for example epsilon = 3.0"
+    if spec.model.name not in PER_EXAMPLE:
+        why = f'privacy.unit is "record", but {spec.model.name} cannot tell the gradient of each row'
+        return why, f"use {', '.join(sorted(PER_EXAMPLE))}"
+    return None
+
+
+_CHECKS = (_schema, _features, _scale, _columns, _model, _bounds, _privacy)
 
 
 def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> list[str]:
     """Lines for `task validate`: what the task trains, for how long, and what a peer sends with `peers` in a round."""
     training, shape = spec.training, ",".join(map(str, spec.data.shape))
-    samples = spec.rounds * spec.round_duration * spec.batch_size
+    samples = spec.steps * spec.batch_size
     lines = [
         f"data      {spec.data.kind} · x {spec.data.dtype}[{shape}] · y in 0..{spec.data.classes - 1}",
         f"model     {spec.model.name} · {_spaced(parameter_count)} parameters",
@@ -282,15 +327,31 @@ def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> l
         f"rounds    {spec.rounds} of {spec.round_duration} batches · {_spaced(samples)} samples a peer",
     ]
     if spec.scheme == "local":
-        return [*lines, "sends     nothing: scheme local"]
+        return [*lines, "sends     nothing: scheme local", *(_guarantee(spec) if spec.is_private else ())]
     n = peers or spec.min_peers
     upload_kb = (2 * n - 1) / n * 4 * parameter_count / 1000
     return [
         *lines,
         f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
         f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
-        "privacy   none: no noise is added; raw rows are never sent",
+        *_guarantee(spec),
     ]
+
+
+def _guarantee(spec: TaskSpec) -> list[str]:
+    rule = spec.privacy
+    if not spec.is_private:
+        return ["privacy   none: no noise is added; raw rows are never sent"]
+    delta = f"delta {rule.delta:g}".replace("e-0", "e-")
+    whom = "for each record of a peer, against everybody"
+    steps = f"{_spaced(spec.steps)} steps"
+    if rule.epsilon:
+        promise = f"epsilon <= {rule.epsilon:g} at {delta} {whom}"
+        noise = f"in each of {steps}, as much as that needs with a peer's number of rows"
+    else:
+        promise = f"an epsilon at {delta} {whom}; fewer rows or more steps make it larger"
+        noise = f"{rule.noise_multiplier:g} x the clip in each of {steps}"
+    return [f"privacy   record-level: {promise}", f"noise     {noise}; gradients of a row clipped to {rule.clip:g}"]
 
 
 def _spaced(number: int) -> str:

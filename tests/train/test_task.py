@@ -3,10 +3,13 @@ import hashlib
 import msgspec
 import pytest
 
+from discod.train import task as task_module
+from discod.train.models import MODELS
 from discod.train.task import (
     AggregationSpec,
     DataSpec,
     ModelSpec,
+    PrivacySpec,
     RoundSpec,
     TaskSpec,
     TrainingSpec,
@@ -17,6 +20,7 @@ from discod.train.task import (
 
 DATA = DataSpec(classes=10, shape=(8, 8), dtype="uint8", high=(16.0,))
 TASK = TaskSpec(name="digits", data=DATA, model=ModelSpec("mlp", (64,)))
+PRIVATE = msgspec.structs.replace(TASK, privacy=PrivacySpec("record", epsilon=2.5))
 
 
 def test_id_is_the_hash_of_the_map_of_non_defaults_with_sorted_keys() -> None:
@@ -46,6 +50,10 @@ def test_every_field_is_part_of_the_id() -> None:
         msgspec.structs.replace(TASK, target=0.9),
         msgspec.structs.replace(TASK, aggregation=AggregationSpec(weight_cap=9)),
         msgspec.structs.replace(TASK, round=RoundSpec(min_peers=2)),
+        PRIVATE,
+        msgspec.structs.replace(TASK, privacy=PrivacySpec("record", noise_multiplier=2.5)),
+        msgspec.structs.replace(TASK, privacy=PrivacySpec("record", epsilon=2.5, delta=1e-6)),
+        msgspec.structs.replace(TASK, privacy=PrivacySpec("record", epsilon=2.5, clip=0.5)),
     ]
     assert len({task.id for task in [TASK, *others]}) == 1 + len(others)
 
@@ -79,6 +87,10 @@ def test_alone_one_peer_is_enough() -> None:
         ({"target": 0.0}, "target"),
         ({"target": 1.5}, "target"),
         ({"schema": 2}, "schema"),
+        ({"privacy": PrivacySpec(epsilon=3.0)}, "privacy.epsilon is set"),
+        ({"privacy": PrivacySpec(noise_multiplier=3.0)}, "privacy.noise_multiplier is set"),
+        ({"privacy": PrivacySpec("record", epsilon=3.0, noise_multiplier=1.5)}, "both set"),
+        ({"privacy": PrivacySpec("record", clip=2.0)}, "how much noise"),
     ],
 )
 def test_impossible_combinations_are_named(change: dict[str, object], says: str) -> None:
@@ -88,8 +100,30 @@ def test_impossible_combinations_are_named(change: dict[str, object], says: str)
     assert found[1]
 
 
+def test_a_model_that_cannot_tell_the_gradient_of_each_row_is_refused_with_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert contradiction(PRIVATE) is None
+    monkeypatch.setattr(task_module, "PER_EXAMPLE", frozenset(("logreg",)))
+    found = contradiction(PRIVATE)
+    assert found is not None
+    assert "mlp cannot tell the gradient of each row" in found[0]
+    assert found[1] == "use logreg"
+    assert contradiction(TASK) is None
+
+
+def test_every_model_of_the_table_can_be_trained_with_noise() -> None:
+    assert MODELS.keys() == task_module.PER_EXAMPLE
+
+
+def test_with_noise_all_peers_weigh_alike() -> None:
+    assert (TASK.weighting, TASK.is_private) == ("samples", False)
+    assert (PRIVATE.weighting, PRIVATE.is_private) == ("uniform", True)
+
+
 def test_possible_tasks_have_no_contradiction() -> None:
     assert contradiction(TASK) is None
+    assert contradiction(PRIVATE) is None
     assert contradiction(msgspec.structs.replace(TASK, target=1.0, aggregation=AggregationSpec(bound=0.25))) is None
     columns = DataSpec(classes=2, shape=(2,), kind="csv", inputs=("a", "b"), labels="c", low=(0.0, -1.0), high=(5.0,))
     assert contradiction(TaskSpec(name="t", data=columns, model=ModelSpec("logreg"))) is None
@@ -101,3 +135,15 @@ def test_explain_says_what_a_peer_sends() -> None:
     assert "10 240 samples" in lines
     assert "about 34 kB per peer and round with 4 peers" in lines  # 7/4 of 19.24 kB
     assert "nothing" in "\n".join(explain(msgspec.structs.replace(TASK, scheme="local"), 4810))
+
+
+def test_explain_states_the_guarantee_in_words() -> None:
+    lines = "\n".join(explain(PRIVATE, 4810))
+    assert "privacy   record-level: epsilon <= 2.5 at delta 1e-5 for each record of a peer, against everybody" in lines
+    assert "noise     in each of 320 steps, as much as that needs" in lines
+    assert "no noise" not in lines
+    alone = msgspec.structs.replace(
+        PRIVATE, scheme="local", privacy=PrivacySpec("record", noise_multiplier=3.25, clip=0.5)
+    )
+    assert "noise     3.25 x the clip in each of 320 steps; gradients of a row clipped to 0.5" in explain(alone, 4810)
+    assert "none: no noise is added" in "\n".join(explain(TASK, 4810))
