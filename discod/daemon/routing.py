@@ -93,7 +93,8 @@ class Router:
         if not self._may(envelope.scope, event.peer):
             return False
         if post.to and post.to != self._me:
-            if self._may(envelope.scope, post.to):
+            own = envelope.sender == event.peer  # nobody has words passed on in another's name
+            if own and self._may(envelope.scope, post.to):
                 self._pass_on(post.to, Post(b"", post.signed))
             return False
         news = self._note(envelope, event.peer)

@@ -24,6 +24,7 @@ class Ballot:
     adverts: tuple[Signed, ...]
     votes: dict[bytes, tuple[bytes, Signed]] = field(default_factory=dict)  # peer -> (state, its Done)
     candidate: Head | None = None  # the state I made
+    left: Signed | None = None  # my Leave: one to a rid, ever
     certificate: Certificate | None = None
 
     @property

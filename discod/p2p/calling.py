@@ -7,8 +7,8 @@ for any other. Two rosters with one Advert would open a victim's update with a s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from discod.errors import Refused
@@ -16,7 +16,10 @@ from discod.p2p.certificate import NONCE_BYTES, era_of, open_adverts, rid_of, th
 from discod.p2p.chain import Chain
 from discod.p2p.election import LEADER_STEP_SECONDS, Election, Held
 from discod.p2p.rules import Rules
+from discod.p2p.secagg import Secrets, SecureSum, check_keys
+from discod.p2p.terms import LEAST_STRAGGLE_SECONDS, Terms
 from discod.p2p.voice import Voice
+from discod.ring import chunk_bounds
 from discod.wire.rounds import Advert, Envelope, Leave, Roster, Signed, parse_body
 
 READVERT_SECONDS = (0.5, 2.0)  # jitter after a lost attempt
@@ -33,6 +36,7 @@ class Call:
     sender: bytes
     message: Roster
     signed: Signed
+    secrets: Secrets | None = None  # of my Advert in it, once I have entered (secure)
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Mine:
     took: float = 0.0  # seconds of the last one
     ready: bool = False  # an update waits to be contributed
     advert: Held | None = None  # the current one, in no roster yet
+    secrets: Secrets | None = None  # what it promises
     earliest: float = -math.inf  # no Advert before this
     pause: float = PAUSE_SECONDS[0]
     lost_under: dict[bytes, int] = field(default_factory=dict)
@@ -67,6 +72,8 @@ class Calling:
         era = era_of(self._rules.scope, advert.round, advert.base)
         if envelope.slot != advert.seq or envelope.rid != era or len(advert.nonce) != NONCE_BYTES:
             raise Refused(envelope.sender, "an advert that does not fit its era")
+        known = {p: h.advert for p, h in self.election.adverts.items() if h.era == era}
+        self._check_keys(known | {envelope.sender: advert}, envelope.sender)
         return self.election.record_advert(envelope.sender, Held(signed, era, advert)) and era == self.era()
 
     def on_roster(self, envelope: Envelope, body: Roster, signed: Signed) -> Call:
@@ -75,10 +82,11 @@ class Calling:
         if not body.adverts or self._keyring.check(body.adverts[0]).rid != self.era():
             raise Refused(envelope.sender, "a roster for another base")
         roster = open_adverts(body.adverts, self._rules.scope, chain.base.round, chain.base_hash, self._keyring)
+        self._check_keys(dict(zip(roster, map(self._advert_of, body.adverts), strict=True)), *roster)
         call = self._call(roster, envelope.sender, body, signed)
         if envelope.rid != call.rid:
             raise Refused(envelope.sender, "a roster under another id: the threshold or the adverts differ")
-        adverts = [Held(item, self.era(), cast(Advert, parse_body(self._keyring.check(item)))) for item in body.adverts]
+        adverts = [Held(item, self.era(), self._advert_of(item)) for item in body.adverts]
         for held, peer in zip(adverts, roster, strict=True):
             self.election.is_news(peer, held)  # raises before anything is kept
         for held, peer in zip(adverts, roster, strict=True):
@@ -87,6 +95,16 @@ class Calling:
             if me not in roster:
                 self.election.used.add(held.hash)
         return call
+
+    def _advert_of(self, signed: Signed) -> Advert:
+        return cast(Advert, parse_body(self._keyring.check(signed)))
+
+    def _check_keys(self, adverts: Mapping[bytes, Advert], *peers: bytes) -> None:
+        """Raises: Refused for round keys of `peers` that are missing, out of place, unusable or another peer's."""
+        if self._rules.secure:
+            check_keys({peer: advert.keys for peer, advert in adverts.items()}, peers)
+        elif any(adverts[peer].keys is not None for peer in peers):
+            raise Refused(peers[0], "an advert with keys, for a task without a secure sum")
 
     def offered(self, call: Call) -> None:
         """Judge it when my own grace has ended."""
@@ -150,8 +168,10 @@ class Calling:
             self.wake = min(self.wake, mine.earliest)
             return
         seq, nonce = self._voice.next_seq(), self._entropy(NONCE_BYTES)
+        mine.secrets = Secrets(self._entropy) if self._rules.secure else None
+        keys = mine.secrets.public if mine.secrets is not None else None
         lost = tuple(sorted(mine.lost_under.items()))
-        advert = Advert(seq, nonce, base.round, self._chain.base_hash, self._keyring.members_digest(), lost)
+        advert = Advert(seq, nonce, base.round, self._chain.base_hash, self._keyring.members_digest(), lost, keys)
         mine.advert = Held(self._voice.sign(advert, self.era(), seq), self.era(), advert)
         self.election.adverts[self._keyring.me] = mine.advert
         self._voice.send_all(sorted(self._voice.linked), mine.advert.signed)
@@ -186,8 +206,23 @@ class Calling:
     def _taken(self, call: Call) -> Call:
         """From here on my Advert and theirs belong to this roster."""
         self.election.used.update(map(self._hash_of, call.roster))
-        self.mine.advert = None
-        return call
+        secrets, self.mine.advert, self.mine.secrets = self.mine.secrets, None, None
+        return replace(call, secrets=secrets)
+
+    def terms_of(self, call: Call) -> Terms:
+        """What the attempt of a roster is about."""
+        rules, sizes = self._rules, chunk_bounds(self._rules.words, len(call.roster))
+        straggle = rules.straggle or max(LEAST_STRAGGLE_SECONDS, self.mine.took / 2)
+        words = tuple(stop - start for start, stop in sizes)
+        return Terms(call.rid, self._keyring.me, call.roster, call.sender, call.threshold, words, straggle, rules.bulk)
+
+    def sum_for(self, call: Call) -> SecureSum | None:
+        """This peer's side of the secure sum of a roster that it has entered; None for `mean`."""
+        if call.secrets is None:
+            return None
+        keys = {p: self._advert_of(a).keys for p, a in zip(call.roster, call.message.adverts, strict=True)}
+        promised = {peer: theirs for peer, theirs in keys.items() if theirs is not None}  # all: they were checked
+        return SecureSum(call.rid, self._keyring.me, call.roster, call.threshold, call.secrets, promised, self._entropy)
 
     def _hash_of(self, peer: bytes) -> bytes:
         return self.election.adverts[peer].hash
@@ -215,7 +250,7 @@ class Calling:
         if now < end:
             self.wake = min(self.wake, end)
             return None
-        roster = self.election.clique(valid, self._voice.linked)
+        roster = self.election.clique(self.election.with_own_keys(valid), self._voice.linked)
         if self._keyring.me not in roster or len(roster) < self.quorum():
             return None
         message = Roster(tuple(valid[peer].signed for peer in roster))

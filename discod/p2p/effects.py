@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from discod.masks import Masks
 from discod.wire.rounds import Certificate, Head, Signed
 
 
@@ -52,18 +53,20 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Contribute:
-    """Encode the update, commit its spent record to disk, then answer `contributed(rid, hashes)`."""
+    """Encode the update (secure: under `masks`), commit its spent record, then answer `contributed(rid, hashes)`."""
 
     rid: bytes
+    masks: Masks | None
 
 
 @dataclass(frozen=True, slots=True)
 class Combine:
-    """Sum the pieces of `chunk` over exactly these peers; answer `combined(rid, chunk, hash)`."""
+    """Sum the pieces of `chunk` over exactly these peers, take `opening` off; answer `combined(rid, chunk, hash)`."""
 
     rid: bytes
     chunk: int
     included: tuple[bytes, ...]
+    opening: Masks | None
 
 
 @dataclass(frozen=True, slots=True)

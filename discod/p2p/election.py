@@ -8,6 +8,7 @@ of live links that it finds by dropping the peer with most missing pairs.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -68,11 +69,13 @@ class Election:
         return news
 
     def record_links(self, peer: bytes, links: Links) -> bool:
+        """Keep it if it is later than the one I hold; whether it also is than the peer's Advert."""
         known = self.links.get(peer)
         if known is not None and known.seq >= links.seq:
             return False
         self.links[peer] = links
-        return True
+        advert = self.adverts.get(peer)  # one from before its Advert comes late: the Roster came another way
+        return advert is None or links.seq > advert.advert.seq
 
     def valid(self, era: bytes, members: bytes, trainers: Collection[bytes], now: float) -> dict[bytes, Held]:
         """Unused latest Adverts of this era by current trainers whose member set is mine."""
@@ -107,6 +110,12 @@ class Election:
                     lost[leader] += min(rounds, 1000)
         candidates.sort(key=lambda p: (lost[p], digest("discod/leader/1", era, p)))
         return candidates.index(self.me) if self.me in candidates else len(candidates)
+
+    def with_own_keys(self, valid: Mapping[bytes, Held]) -> Mapping[bytes, Held]:
+        """Without those who promise a round key that another one promises too: who copied cannot be known."""
+        keys = {peer: held.advert.keys for peer, held in valid.items()}
+        uses = Counter(key for k in keys.values() if k is not None for key in (k.mask, k.box))
+        return {p: held for p, held in valid.items() if (k := keys[p]) is None or uses[k.mask] == uses[k.box] == 1}
 
     def clique(self, valid: Iterable[bytes], linked: Collection[bytes]) -> tuple[bytes, ...]:
         """The peers of `valid` that are all linked with each other, by greedy removal; sorted."""

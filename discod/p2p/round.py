@@ -28,9 +28,8 @@ from discod.p2p.early import Early
 from discod.p2p.rules import Rules, Spent
 from discod.p2p.standing import Standing
 from discod.p2p.tally import SIGNED_ONCE, Equivocation, signer_of_both
-from discod.p2p.terms import LEAST_STRAGGLE_SECONDS, Phase, Terms
+from discod.p2p.terms import Phase
 from discod.p2p.voice import Voice
-from discod.ring import chunk_bounds
 from discod.wire.rounds import (
     Advert,
     Ask,
@@ -66,7 +65,6 @@ class Round:
         self.calling = Calling(rules, chain, self.voice, entropy)
         self.standing = Standing(rules, chain, self.voice, entropy)
         self._early = Early()
-        self._said: list[Signed] = []  # my messages of the attempt, for a peer whose link comes back
         self._contributing = False
 
     def start(self, now: float) -> list[fx.Effect]:
@@ -145,7 +143,8 @@ class Round:
         self._say_links()
         if (advert := self.calling.mine.advert) is not None:
             self.voice.send(peer, advert.signed)
-        for signed in (*self._said, *self.ballots.own_dones()):
+        self.voice.repeat_to(peer)
+        for signed in self.ballots.own_dones():
             self.voice.send(peer, signed)
         if self.attempt is not None:
             self.attempt.relinked(peer, now)
@@ -220,8 +219,10 @@ class Round:
                     attempt.leave(peer, now)  # it has lost the attempt that I am in, or was started again
             case Roster():
                 call = self.calling.on_roster(envelope, body, signed)
-                if self._attempt(call.rid) is None:
+                if not self.ballots.knows(call.rid):
                     self.calling.offered(call)
+                elif (left := self.ballots.get(call.rid).left) is not None:  # whoever passes it on has not heard
+                    self.voice.send_all(call.roster, left)
             case Done() if self.ballots.knows(envelope.rid):
                 self._vote(envelope, body, signed)
             case Ask():
@@ -244,8 +245,7 @@ class Round:
         Its Leave may have been lost with a link, and before the t-th Manifest no deadline runs. Once the sum is open
         this proves nothing: whoever has certified it stands elsewhere too.
         """
-        fresh = self.calling.election.record_links(peer, links)
-        attempt = self.attempt
+        fresh, attempt = self.calling.election.record_links(peer, links), self.attempt
         elsewhere = links.base != self.chain.base_hash or not links.training
         if fresh and elsewhere and attempt is not None and attempt.tally.opened is None:
             attempt.leave(peer, now)
@@ -293,17 +293,15 @@ class Round:
 
     def _enter(self, call: Call, now: float) -> None:
         """Begin the attempt of a Roster that this peer answers or has called."""
-        straggle = self.rules.straggle or max(LEAST_STRAGGLE_SECONDS, self.calling.mine.took / 2)
-        sizes = tuple(b - a for a, b in chunk_bounds(self.rules.words, len(call.roster)))
-        me, bulk = self.keyring.me, self.rules.bulk
-        terms = Terms(call.rid, me, call.roster, call.sender, call.threshold, sizes, straggle, bulk)
+        terms, me = self.calling.terms_of(call), self.keyring.me
         self.ballots.open(terms, self.chain.base, self.chain.base_hash, call.message.adverts)
         self.voice.out.append(fx.Open(call.rid, call.roster))
         self.voice.relay = call.sender
-        self._said = [call.signed]
+        self.voice.said = [(call.signed, None)]
         if call.sender != me:  # whoever has not got it from the leader gets it from the others
             self.voice.send_all((p for p in call.roster if p != call.sender), call.signed)
-        self.attempt = Attempt(terms, frozenset(self.voice.linked), self._say, self.keyring.check, now)
+        secure, linked = self.calling.sum_for(call), frozenset(self.voice.linked)
+        self.attempt = Attempt(terms, secure, linked, self._say, self._say_to, self.keyring.check, now)
         self.attempt.begin(now)
         for signed in self._early.take(call.rid):
             self._replay(signed, now)
@@ -319,7 +317,7 @@ class Round:
         if attempt is not None and self.calling.mine.ready and attempt.wants_update and not self._contributing:
             self._contributing = True
             self.spent.manifests += 1
-            self.voice.out.append(fx.Contribute(attempt.terms.rid))
+            self.voice.out.append(fx.Contribute(attempt.terms.rid, attempt.masks()))
 
     def _collect(self, now: float) -> None:
         """Take over what the attempt has emitted, and its end."""
@@ -340,10 +338,11 @@ class Round:
 
     def _end(self, attempt: Attempt) -> None:
         """Say goodbye to the roster, unless it has my Done already."""
-        rid, roster = attempt.terms.rid, attempt.terms.roster
-        if not self.ballots.get(rid).signed:
-            self.voice.send_all(roster, self.voice.sign(Leave(attempt.why), rid, 0))
-        self.attempt, self._said, self._contributing, self.voice.relay = None, [], False, None
+        ballot = self.ballots.get(attempt.terms.rid)
+        if not ballot.signed:
+            ballot.left = self.voice.sign(Leave(attempt.why), attempt.terms.rid, 0)
+            self.voice.send_all(attempt.terms.roster, ballot.left)
+        self.attempt, self.voice.said, self._contributing, self.voice.relay = None, [], False, None
 
     def _after_loss(self, attempt: Attempt, now: float) -> None:
         self.calling.ended(attempt.terms.leader, now)
@@ -379,12 +378,19 @@ class Round:
         assert attempt is not None
         envelope = make_envelope(self.rules.scope, attempt.terms.rid, self.keyring.me, body, slot)
         signed = self.keyring.sign(envelope)
-        self._said.append(signed)
+        self.voice.said.append((signed, None))
         self.voice.send_all(attempt.terms.roster, signed)
         if isinstance(body, Done):
             self._vote(envelope, body, signed)
         else:
             attempt.record_own(envelope, body, signed)
+
+    def _say_to(self, peer: bytes, body: Message, slot: int) -> None:
+        """Sign a message of the attempt for one peer."""
+        assert self.attempt is not None
+        signed = self.voice.sign(body, self.attempt.terms.rid, slot)
+        self.voice.said.append((signed, peer))
+        self.voice.send(peer, signed)
 
     def _say_links(self) -> None:
         seq, chain = self.voice.next_seq(), self.chain

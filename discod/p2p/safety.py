@@ -11,7 +11,7 @@ from discod.p2p.certificate import bitmap, consent_hash, from_bitmap, manifests_
 from discod.p2p.owners import Owners
 from discod.p2p.tally import Tally
 from discod.p2p.terms import Terms
-from discod.wire.rounds import Propose
+from discod.wire.rounds import Propose, View
 
 
 def complete(owners: Owners, tally: Tally, peer: bytes, gone: frozenset[bytes]) -> bool:
@@ -26,6 +26,14 @@ def complete(owners: Owners, tally: Tally, peer: bytes, gone: frozenset[bytes]) 
 def whole_peers(owners: Owners, tally: Tally, roster: Iterable[bytes], gone: frozenset[bytes]) -> frozenset[bytes]:
     """The peers whose updates can be in the sum."""
     return frozenset(peer for peer in roster if complete(owners, tally, peer, gone))
+
+
+def most_consented(terms: Terms, start: bytes, tally: Tally, views: Iterable[View]) -> frozenset[bytes] | None:
+    """The U with most Consents in these Views, in whichever view it was proposed; None where nobody has consented."""
+    for propose in tally.offers():
+        if (named := sum_named_by(terms, start, tally, propose)) is not None:
+            tally.offered[named[0]] = named[1]
+    return tally.most_consented(views)
 
 
 def silent_owners(owners: Owners, tally: Tally, terms: Terms, gone: frozenset[bytes]) -> set[bytes]:

@@ -27,14 +27,25 @@ from discod.wire.rounds import (
     Propose,
     Reassign,
     Receipt,
+    Shares,
     Signed,
+    Start,
     Sum,
+    Unmask,
     View,
     message_hash,
     parse_body,
 )
 
-SIGNED_ONCE = (Consent.kind, Done.kind, Propose.kind, Manifest.kind)  # two of one slot are proof of equivocation
+SHARE_BYTES = 33
+SIGNED_ONCE = (
+    Start.kind,
+    Consent.kind,
+    Done.kind,
+    Propose.kind,
+    Manifest.kind,
+    Unmask.kind,
+)  # two of one slot are proof of equivocation
 
 
 class Equivocation(Refused):
@@ -81,9 +92,10 @@ class _Fact:
 class Tally:
     """Everything known under one rid."""
 
-    def __init__(self, terms: _Terms, start: bytes, check: Callable[[Signed], Envelope]) -> None:
+    def __init__(self, terms: _Terms, check: Callable[[Signed], Envelope]) -> None:
         self._terms = terms
-        self._start = start
+        self.started: frozenset[bytes] = frozenset()  # U1; nothing but what leads to it is recorded before it is known
+        self.start = b""  # u1h
         self._check = check
         self._members = frozenset(terms.roster)
         self._signed: dict[tuple[str, bytes, int], Signed] = {}
@@ -102,6 +114,11 @@ class Tally:
         self.consented: bytes | None = None  # the one uh this peer consented to
         self.consented_on: Signed | None = None  # the Propose it answered
         self.opened: bytes | None = None
+        self.unmasks: dict[bytes, Unmask] = {}
+
+    def begin(self, started: frozenset[bytes], start: bytes) -> None:
+        """The set that starts, and its hash."""
+        self.started, self.start = started, start
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -125,6 +142,8 @@ class Tally:
             carried = fact.body.evidence
         elif isinstance(fact.body, View):
             carried = (fact.body.consent, fact.body.propose)
+        elif isinstance(fact.body, Unmask):
+            carried = (fact.body.propose, *fact.body.consents)
         for signed in carried:
             if signed is None:
                 continue
@@ -133,7 +152,7 @@ class Tally:
             allowed = (Manifest, Receipt) if isinstance(fact.body, Propose) else (Consent, Propose)
             if envelope.rid != self._terms.rid or not isinstance(body, allowed):
                 raise Refused(fact.envelope.sender, f"{fact.envelope.kind} with evidence of another kind or round")
-            if isinstance(body, Consent) and envelope.sender != fact.envelope.sender:
+            if isinstance(body, Consent) and isinstance(fact.body, View) and envelope.sender != fact.envelope.sender:
                 raise Refused(fact.envelope.sender, "a View with another peer's Consent")
             inner = _Fact(envelope, body, signed)
             yield from self._unfold(inner)
@@ -152,8 +171,8 @@ class Tally:
             raise Refused(sender, "not in this roster")
         match body:
             case Manifest():
-                right = body.start == self._start and len(body.chunks) == len(self._terms.sizes)
-                fits = slot == 0 and right and all(len(h) == HASH_BYTES for h in body.chunks)
+                right = body.start == self.start and len(body.chunks) == len(self._terms.sizes)
+                fits = slot == 0 and sender in self.started and right and all(len(h) == HASH_BYTES for h in body.chunks)
             case Receipt():
                 peers = [peer for peer, _ in body.pieces]
                 fits = 0 <= body.chunk < len(self._terms.sizes) and slot >> 16 == body.chunk
@@ -163,18 +182,34 @@ class Tally:
             case View():
                 fits = slot == body.view and 0 < body.view < VIEWS
             case Propose():
-                from_bitmap(body.included, self._terms.roster)
-                fits = slot == body.view and self._leads(sender, body.view, leader) and self._gone_fits(body.gone)
+                included = from_bitmap(body.included, self._terms.roster)
+                fits = (
+                    included <= self.started
+                    and slot == body.view
+                    and self._leads(sender, body.view, leader)
+                    and self._gone_fits(body.gone)
+                )
             case Reassign():
                 fits = slot >> 16 == body.view and self._leads(sender, body.view, leader) and self._gone_fits(body.gone)
             case Consent():
                 fits = slot == 0 and len(body.uh) == HASH_BYTES
-            case Have() | Leave() | Done():
+            case Unmask():
+                fits = slot == 0 and sender in self.started and self._may_unmask(sender, body)
+            case Leave() | Done():
                 fits = slot == 0
+            case Shares() | Have() | Start():
+                fits = True  # checked by starting.py
             case _:
                 fits = False
         if not fits:
             raise Refused(sender, f"a {fact.envelope.kind} that does not fit this round")
+
+    def _may_unmask(self, sender: bytes, unmask: Unmask) -> bool:
+        """One share for each of U1, and t Consents to exactly this sum, the sender's own among them."""
+        fitting = len(unmask.shares) == len(self.started) and all(len(s) == SHARE_BYTES for s in unmask.shares)
+        consents = [(e.sender, parse_body(e)) for e in map(self._check, unmask.consents) if e.kind == Consent.kind]
+        agreed = {peer for peer, body in consents if isinstance(body, Consent) and body.uh == unmask.uh}
+        return fitting and sender in agreed and len(agreed & self._members) >= self._terms.threshold
 
     def _leads(self, sender: bytes, view: int, leader: Callable[[int], bytes]) -> bool:
         return view < VIEWS and sender == leader(view)
@@ -201,6 +236,8 @@ class Tally:
                 self.views.setdefault(body.view, {})[sender] = body
             case Consent():
                 self.consents.setdefault(body.uh, {})[sender] = signed
+            case Unmask():
+                self.unmasks[sender] = body
             case Sum():
                 self._announced[(body.chunk, sender)] = (body.uh, body.hash)
         if not isinstance(body, Leave):
@@ -263,6 +300,9 @@ class Tally:
         """The proposal of the latest view that is not before `view`."""
         latest = max(self._offers, default=-1)
         return self._offers[latest] if latest >= view else None
+
+    def offers(self) -> list[Propose]:
+        return [propose for propose, _ in self._offers.values()]
 
     def most_consented(self, views: Iterable[View]) -> frozenset[bytes] | None:
         """The U with most Consents in these Views (tie: the lower uh); None where nobody has consented."""

@@ -19,6 +19,9 @@ class Voice:
         self.linked: set[bytes] = set()
         self.relay: bytes | None = None  # the leader of the attempt: passes messages on where there is no link
         self.out: list[fx.Effect] = []
+        self.said: list[
+            tuple[Signed, bytes | None]
+        ] = []  # mine of the attempt, and for whom, for a link that comes back
         self._scope = scope
         self._seq = seq
 
@@ -39,6 +42,12 @@ class Voice:
     def send_all(self, peers: Iterable[bytes], signed: Signed) -> None:
         for peer in peers:
             if peer != self.keyring.me:
+                self.send(peer, signed)
+
+    def repeat_to(self, peer: bytes) -> None:
+        """Say again what I have said in the attempt: the link to this peer is another one."""
+        for signed, to in self.said:
+            if to in (None, peer):
                 self.send(peer, signed)
 
     def tell(self, peer: bytes, body: Message, slot: int) -> None:

@@ -2,12 +2,15 @@
 
     i -> all      Advert, Links            (while local training runs)
     leader -> all Roster                   (the attempt: its hash is the round id)
-    i -> all      Have                     (I answer this roster)
+    i -> j        Shares                   (secure: my secrets, dealt to all)
+    i -> all      Have                     (I answer this roster; secure: whose shares I hold)
+    leader -> all Start                    (secure: the set that masks with one another)
     i -> all      Manifest                 (hashes of my chunks)      ... bulk: piece, i -> owner
     owner -> all  Receipt                  (whose pieces I hold)
     leader -> all Propose | Reassign       (the set U the sum will be over)
     i -> all      View                     (the leader is silent)
     i -> all      Consent                  (to exactly this U)
+    i -> all      Unmask                   (secure: my shares of what opens this sum)
     owner -> all  Sum                      (hash of my chunk's sum)   ... bulk: sum, owner -> all
     i -> all      Done                     (hash of the new joint state)
     i <-> j       Ask / State              (certificates)             ... bulk: snapshot
@@ -57,6 +60,14 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     body: bytes  # canonical bytes of the Message
 
 
+class RoundKeys(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What one Advert promises for a secure sum; fresh with it."""
+
+    mask: bytes  # X25519 public key: pair masks
+    box: bytes  # X25519 public key: shares
+    commitment: bytes  # to the seed of the own mask
+
+
 class Advert(Message, frozen=True):
     """I train on this base and can be in one roster. Fresh for every attempt."""
 
@@ -67,6 +78,7 @@ class Advert(Message, frozen=True):
     base: bytes  # hash of the joint state I train from
     members: bytes  # hash of my member set
     lost: tuple[tuple[bytes, Count], ...]  # (leader, rounds I lost under it on this base)
+    keys: RoundKeys | None = None  # secure only
 
 
 class Links(Message, frozen=True):
@@ -87,11 +99,26 @@ class Roster(Message, frozen=True):
     adverts: tuple[Signed, ...]
 
 
+class Shares(Message, frozen=True):
+    """My shares for one peer, which only it can open. Slot is its place in the roster; secure only."""
+
+    kind: ClassVar[str] = "shares"
+    box: bytes
+
+
 class Have(Message, frozen=True):
-    """I answer this roster and no other with the Advert it holds."""
+    """I answer this roster and no other with the Advert it holds. Secure: whose shares I hold; slot counts up."""
 
     kind: ClassVar[str] = "have"
-    bitmap: bytes
+    bitmap: bytes  # empty for `mean`
+
+
+class Start(Message, frozen=True):
+    """These peers mask with one another: each holds the shares of all, as their Haves say. Secure only."""
+
+    kind: ClassVar[str] = "start"
+    started: bytes  # bitmap over the roster: U1
+    haves: tuple[Signed, ...]
 
 
 class Manifest(Message, frozen=True):
@@ -143,6 +170,20 @@ class Consent(Message, frozen=True):
 
     kind: ClassVar[str] = "consent"
     uh: bytes
+
+
+class Unmask(Message, frozen=True):
+    """My part of opening the sum that `uh` names, and why I may show it. Secure only; one per rid, ever.
+
+    One share for each peer of U1, in order: of its own mask where it is in U, of its mask key where it is not. There is
+    no way to say both of one peer.
+    """
+
+    kind: ClassVar[str] = "unmask"
+    uh: bytes
+    shares: tuple[bytes, ...]
+    propose: Signed
+    consents: tuple[Signed, ...]  # t of them, mine included
 
 
 class Sum(Message, frozen=True):
@@ -220,13 +261,16 @@ BODIES: dict[str, type[Message]] = {
         Advert,
         Links,
         Roster,
+        Shares,
         Have,
+        Start,
         Manifest,
         Receipt,
         Propose,
         Reassign,
         View,
         Consent,
+        Unmask,
         Sum,
         Done,
         Leave,

@@ -147,12 +147,12 @@ class Host:
             case fx.SendSnapshot(to, state):
                 assert state == head_hash(self.disk.head)
                 world.snapshot(self.peer, to, self.disk.head, self.disk.tokens)
-            case fx.Contribute(rid):
+            case fx.Contribute(rid, _):
                 self.disk.spent.manifests += 1
                 self.mine[rid] = frozenset(self.update)
                 hashes = tuple(self._hash("piece", rid, c, self.mine[rid]) for c in range(self._roster_size(rid)))
                 self.later(lambda m: m.contributed(rid, hashes, world.now))
-            case fx.Combine(rid, chunk, included):
+            case fx.Combine(rid, chunk, included, _):
                 parts = [self.mine[rid] if p == self.peer else self.pieces[rid, p, chunk] for p in included]
                 total = frozenset().union(*parts)
                 assert len(total) == sum(map(len, parts))
