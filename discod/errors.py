@@ -127,6 +127,18 @@ class BadData(UserError):
     code, exit = "bad-data", Exit.BAD_DATA
 
 
+class LedgerDamaged(BadData):
+    """The privacy ledger cannot be read as one: how much was spent is not known, so nothing may be sent."""
+
+    code = "ledger-damaged"
+
+
+class BudgetExhausted(UserError):
+    """What is left of a data set's privacy budget does not cover what was about to be sent."""
+
+    code, exit = "budget-exhausted", Exit.BUDGET_EXHAUSTED
+
+
 class BadInvite(UserError):
     """The invite cannot be used: malformed, expired, used up, revoked, or for another mesh."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from discod.store.budgets import Budget, Budgets
 from discod.store.database import Database
 from discod.store.files import make_directory, remove_leftovers
 from discod.store.ledger import Datasets, Meshes, Runs, Tasks
@@ -19,12 +20,15 @@ from discod.store.lock import home_lock
 from discod.store.models import Models
 from discod.store.rows import (
     Base,
+    Charge,
     DatasetRow,
     FigureRow,
     Header,
     MeshRow,
     ModelRow,
+    Raise,
     RunRow,
+    Share,
     SpentRow,
     TaskRow,
     Working,
@@ -35,7 +39,7 @@ from discod.store.tensors import load_tensors, save_tensors
 DATABASE = "discod.sqlite"
 
 
-class Store(Meshes, Datasets, Tasks, Runs, States, Models):
+class Store(Meshes, Datasets, Tasks, Runs, States, Models, Budgets):
     """The open state directory of one home."""
 
 
@@ -52,12 +56,16 @@ def open_store(directory: Path, *, locked: bool = False) -> Store:
 
 __all__ = [
     "Base",
+    "Budget",
+    "Charge",
     "DatasetRow",
     "FigureRow",
     "Header",
     "MeshRow",
     "ModelRow",
+    "Raise",
     "RunRow",
+    "Share",
     "SpentRow",
     "Store",
     "TaskRow",

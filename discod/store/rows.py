@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct, field
 
+from discod.privacy.accountant import Curve
+
 Vectors = dict[str, np.ndarray[Any, np.dtype[Any]]]
 
 
@@ -94,13 +96,48 @@ class Working(Struct, frozen=True):
 
 
 class SpentRow(Struct, frozen=True):
-    """An update that was sent: never to be sent in another round (protocol.md 6.6). `uh` is set at Consent."""
+    """An update that was sent: never to be sent in another round (protocol.md 6.6). `uh` is set at Consent.
+
+    `charge` is by how much it raised the epsilon of its data set, filled in when it is spent.
+    """
 
     base: bytes
     batches: int
     rid: bytes
     charge: float
     uh: bytes | None
+
+
+class Charge(Struct, frozen=True):
+    """What one release costs the data set whose content has this (32,) hash and which lies at the real path `path`.
+
+    A release that hides a whole peer adds to both curves, one that hides a record to `record` alone. `delta` is the
+    chance that the release was not what its curve describes (accountant.epsilon_of calls it overflow).
+    """
+
+    content: bytes
+    path: str
+    record: Curve
+    peer: Curve
+    delta: float = 0.0
+
+
+class Share(Struct, frozen=True):
+    """What one task has cost a data set so far."""
+
+    task: bytes
+    record: Curve
+    peer: Curve
+    overflow: float
+
+
+class Raise(Struct, frozen=True):
+    """A budget that somebody made larger, and why."""
+
+    time: float
+    before: float
+    after: float
+    reason: str
 
 
 class ModelRow(Struct, frozen=True):

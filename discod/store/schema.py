@@ -33,4 +33,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             number INTEGER PRIMARY KEY AUTOINCREMENT, task BLOB NOT NULL, name TEXT NOT NULL, round INTEGER NOT NULL,
             state BLOB NOT NULL, saved REAL NOT NULL) STRICT""",
     ),
+    (
+        """CREATE TABLE budget (
+            content BLOB PRIMARY KEY, path TEXT NOT NULL, epsilon REAL NOT NULL, delta REAL NOT NULL) STRICT""",
+        """CREATE TABLE share (
+            content BLOB NOT NULL REFERENCES budget, task BLOB NOT NULL, record BLOB NOT NULL, peer BLOB NOT NULL,
+            overflow REAL NOT NULL, PRIMARY KEY (content, task)) STRICT""",
+        """CREATE TABLE raised (
+            number INTEGER PRIMARY KEY AUTOINCREMENT, content BLOB NOT NULL REFERENCES budget, time REAL NOT NULL,
+            before REAL NOT NULL, after REAL NOT NULL, reason TEXT NOT NULL) STRICT""",
+    ),
 )

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from discod.errors import BadData, LocalError
+from discod.store.budgets import book
 from discod.store.files import make_directory
-from discod.store.rows import Base, Header, SpentRow, Vectors, Working
+from discod.store.rows import Base, Charge, Header, SpentRow, Vectors, Working
 from discod.store.shelf import Shelf
 from discod.store.tensors import Arrays, load_tensors, save_tensors
 
@@ -103,10 +104,15 @@ class States(Shelf):
         except (KeyError, ValueError):
             raise BadData(f"{path} is damaged: no base or batch counter", f"move {path} away", code="damaged") from None
 
-    def spend(self, task: bytes, row: SpentRow) -> None:
-        """Note that an update is being sent; durable when this returns. Raises: LocalError for a second of a rid."""
+    def spend(self, task: bytes, row: SpentRow, charge: Charge | None = None) -> None:
+        """Note that an update is being sent and charge its data for it: both durable when this returns, or neither.
+
+        Raises: BudgetExhausted, LedgerDamaged, UserError (disk-full), LocalError for a second of a rid.
+        """
         sql = "INSERT INTO spent (task, base, batches, rid, charge, uh) VALUES (?, ?, ?, ?, ?, ?)"
-        self.database.write(sql, task, row.base, row.batches, row.rid, row.charge, row.uh)
+        with self.database.transaction() as connection:
+            cost = row.charge if charge is None else book(connection, task, charge)
+            connection.execute(sql, (task, row.base, row.batches, row.rid, cost, row.uh))
 
     def note_consent(self, task: bytes, rid: bytes, uh: bytes) -> None:
         """Add what was consented to, to the spent record of a round."""
