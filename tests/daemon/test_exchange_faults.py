@@ -18,11 +18,12 @@ from discod.daemon.exchange import DecentralizedExchange
 from discod.daemon.kept import Shelf
 from discod.daemon.resuming import where_to_start
 from discod.errors import BadData, UserError, first_error
+from discod.p2p.effects import Send
 from discod.store import SpentRow, open_store
 from discod.train.rounds import JointState
 from discod.train.vector import Vector
 from discod.wire.codec import decode, decoder
-from discod.wire.rounds import Certificate
+from discod.wire.rounds import Certificate, Done, Links, Manifest, parse_body, parse_envelope
 from tests.daemon.circle import Circle, D, Peer, circle, in_place, task_of, until
 
 FIRST = np.linspace(-1, 1, D, dtype=np.float32)
@@ -145,6 +146,44 @@ async def test_a_full_disk_at_the_certificate_ends_the_run_and_keeps_the_old_bas
         assert carl.exchange.round == 1
         await until(lambda: carl.exchange.round == 2)
         assert carl.exchange.parameters.tobytes() == anna.exchange.parameters.tobytes()
+
+
+@pytest.mark.usefixtures("no_threads")
+async def test_nothing_is_said_before_it_is_on_disk(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spent record before the Manifest, the state before the Done, the certificate before Links name the state."""
+    log: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        inner = getattr(owner, name)
+
+        def call(*args: Any) -> Any:
+            result = inner(*args)
+            log.append(name)
+            return result
+
+        monkeypatch.setattr(owner, name, call)
+
+    async with circle(tmp_path, 3, task_of(3), FIRST) as c:
+        anna = c.peers[0]
+        await c.begin()
+        for name in ("spend", "save_candidate", "certify"):
+            noted(anna.store, name)
+        sending: Any = anna.exchange._sending
+        send = sending.message
+
+        def message(effect: Send) -> None:
+            envelope = parse_envelope(effect.signed)
+            body = parse_body(envelope)
+            if isinstance(body, Manifest | Done) or (isinstance(body, Links) and body.round == 1):
+                log.append(envelope.kind)
+            send(effect)
+
+        monkeypatch.setattr(sending, "message", message)
+        await c.share([(peer, 0.25, 100) for peer in c.peers])
+        await until(lambda: "links" in log)
+    assert list(dict.fromkeys(log)) == ["spend", "manifest", "save_candidate", "done", "certify", "links"]
 
 
 @pytest.mark.usefixtures("no_threads")
