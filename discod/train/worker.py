@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import discod
 from discod.errors import DiscodError, Exit, UserError
+from discod.privacy.plan import Noise
 from discod.train import worker_messages as messages
 from discod.train.compiler import cache_directory, compiler_environment
 from discod.train.layers import layout, parameter_specs
@@ -81,6 +82,7 @@ class Worker:
         self.training_rows = 0
         self.validation_rows = 0
         self.content_hash = b""
+        self.noise: Noise | None = None  # what each step adds; None without privacy
         self._job, self._process, self._words, self._on_event = job, process, words, on_event
         self._turn = trio.Lock()
         self._number = 0
@@ -111,7 +113,7 @@ class Worker:
         await self._send(messages.frame(self._job))
         ready = await self._reply(0, messages.Ready)
         self.training_rows, self.validation_rows = ready.training_rows, ready.validation_rows
-        self.content_hash = ready.content_hash
+        self.content_hash, self.noise = ready.content_hash, ready.noise
 
     async def _ask(self, request: Callable[[int], messages.Request], kind: type[Answer]) -> Answer:
         # No deadline: only the caller knows how long training may take; a dead child is noticed at once.

@@ -2,7 +2,7 @@
 
     parent                            child
       -> Job                            what to train, on which data, from which batch on
-      <- Event*, Ready | Failed         "compiling" and the like, then the number of rows
+      <- Event*, Ready | Failed         "compiling" and the like, then the number of rows and their noise
       -> Train | Evaluate | Predict     one at a time, numbered
       <- Trained | Measured | Probabilities | Failed     with the same number
 
@@ -16,6 +16,7 @@ from typing import Literal
 
 import msgspec
 
+from discod.privacy.plan import Noise
 from discod.train.task import TaskSpec
 
 LENGTH_BYTES = 4  # little-endian
@@ -68,12 +69,13 @@ class Event(msgspec.Struct, frozen=True, tag="event"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The engine is built and the data are loaded."""
+    """The engine is built and the data are loaded. `noise` is what every step adds to them, None without privacy."""
 
     number: int
     training_rows: int
     validation_rows: int
     content_hash: bytes
+    noise: Noise | None = None
 
 
 class Progress(msgspec.Struct, frozen=True):

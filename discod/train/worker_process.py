@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from discod.errors import UserError
+from discod.privacy.plan import Noise, plan_noise
 from discod.train import worker_messages as messages
+from discod.train.chacha import KEY_BYTES
 from discod.train.datasets import Dataset, load, split
 from discod.train.totals import Totals
 from discod.train.vector import Vector
@@ -86,10 +88,11 @@ class _Loop:
         data = load(job.data, job.task.data)
         training, validation = split(data, job.task.training.validation_split, job.task.seed)
         self._sides: dict[str, Dataset | None] = {"train": training, "validation": validation}
-        self._engine = self._build(job, training)
-        return messages.Ready(START, len(training), len(validation or ()), training.content_hash)
+        noise = plan_noise(job.task, len(training))
+        self._engine = self._build(job, training, noise)
+        return messages.Ready(START, len(training), len(validation or ()), training.content_hash, noise)
 
-    def _build(self, job: messages.Job, training: Dataset) -> _Engine:
+    def _build(self, job: messages.Job, training: Dataset, noise: Noise | None) -> _Engine:
         if job.engine == "stand-in":
             from discod.train.standin import StandIn
 
@@ -107,6 +110,8 @@ class _Loop:
             self._vector,
             training,
             batch_counter=job.batch_counter,
+            noise=noise,
+            key=os.urandom(KEY_BYTES),
             device=job.device,
             cache=self._cache,
             on_event=lambda text: self._send(messages.Event(text)),

@@ -1,4 +1,4 @@
-"""Slow, obvious forward passes in float64, to hold the engine's against."""
+"""Slow, obvious forward passes and gradients in float64, to hold the engine's against."""
 
 from __future__ import annotations
 
@@ -60,3 +60,55 @@ def probabilities(values: Array) -> Array:
 def mean_loss(task: TaskSpec, tensors: Tensors, inputs: NDArray[Any], labels: NDArray[Any]) -> float:
     chosen = probabilities(logits(task, tensors, inputs))[np.arange(len(labels)), labels]
     return float(-np.log(chosen).mean())
+
+
+def gradient(task: TaskSpec, tensors: Tensors, row: NDArray[Any], label: int) -> dict[str, Array]:
+    """The gradient of one row's loss by every tensor, by hand, layer by layer."""
+    hidden, steps = normalised(row[None], task.data).astype(np.float64), []
+    if task.model.name == "lenet":
+        hidden = hidden.reshape(1, *task.data.shape[:2], -1).transpose(0, 3, 1, 2)
+        for number in (1, 2):
+            outputs = convolved(hidden, tensors[f"convolution{number}.weight"], tensors[f"convolution{number}.bias"])
+            steps.append((f"convolution{number}", hidden, outputs))
+            hidden = pooled(np.maximum(outputs, 0))
+    flat = hidden.reshape(1, -1)
+    layers = sum(name.startswith("dense") for name in tensors) // 2
+    for number in range(1, layers + 1):
+        outputs = flat @ tensors[f"dense{number}.weight"].astype(np.float64) + tensors[f"dense{number}.bias"]
+        steps.append((f"dense{number}", flat, outputs))
+        flat = np.maximum(outputs, 0) if number < layers else outputs
+    slope = probabilities(flat) - np.eye(task.data.classes)[label]  # (1, classes): by the last outputs
+    found: dict[str, Array] = {}
+    for name, inputs, outputs in reversed(steps):
+        weight = tensors[f"{name}.weight"].astype(np.float64)
+        if name.startswith("convolution"):
+            slope = unpooled(slope.reshape(pooled(outputs).shape), np.maximum(outputs, 0)) * (outputs > 0)
+            found[f"{name}.bias"] = slope.sum((0, 2, 3))
+            found[f"{name}.weight"], slope = convolution_gradients(inputs, weight, slope)
+        else:
+            slope = slope if name == f"dense{layers}" else slope * (outputs > 0)
+            found[f"{name}.weight"], found[f"{name}.bias"] = inputs.T @ slope, slope[0]
+            slope = slope @ weight.T
+    return found
+
+
+def convolution_gradients(images: Array, weight: Array, slope: Array) -> tuple[Array, Array]:
+    """Slopes by the outputs (1, out, h, w) -> the gradients of the weight and of the images."""
+    side, by_weight, by_images = weight.shape[2], np.zeros(weight.shape), np.zeros(images.shape)
+    for row in range(slope.shape[2]):
+        for column in range(slope.shape[3]):
+            here = slope[0, :, row, column]
+            window = images[0, :, row : row + side, column : column + side]
+            by_weight += here[:, None, None, None] * window
+            by_images[0, :, row : row + side, column : column + side] += np.tensordot(here, weight, 1)
+    return by_weight, by_images
+
+
+def unpooled(slope: Array, images: Array) -> Array:
+    """Slopes by what `pooled` makes of `images` -> slopes by the images."""
+    result = np.zeros(images.shape)
+    for channel, row, column in np.ndindex(slope.shape[1:]):
+        square = images[0, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        place = np.unravel_index(square.argmax(), (2, 2))
+        result[0, channel, 2 * row + place[0], 2 * column + place[1]] = slope[0, channel, row, column]
+    return result

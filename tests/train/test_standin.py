@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from discod.errors import UserError
 from discod.train.datasets import load, split
 from discod.train.standin import TILE, apply_batch
-from discod.train.task import DataSpec, ModelSpec, TaskSpec, TrainingSpec
+from discod.train.task import DataSpec, ModelSpec, PrivacySpec, TaskSpec, TrainingSpec
 from discod.train.vector import philox
 from discod.train.worker import Job, open_worker
 
@@ -65,3 +67,23 @@ async def test_a_worker_follows_the_rule_and_counts_rows_as_the_batch_order_does
             wanted = after(wanted, TASK.seed, training.content_hash, batch)
         np.testing.assert_array_equal(worker.parameters, wanted)
         assert (progress.batches, progress.samples) == (3, 150)
+
+
+async def test_with_privacy_a_stand_in_keeps_its_rule_and_tells_the_noise_a_worker_would_add() -> None:
+    private = msgspec.structs.replace(TASK, privacy=PrivacySpec("record", noise_multiplier=3.5, clip=0.25))
+    ends = []
+    for task in (TASK, private):
+        async with open_worker(Job(task, "sample:digits:2/3", engine="stand-in")) as worker:
+            await worker.train(3)
+            ends.append(worker.parameters.tobytes())
+            noise, rows = worker.noise, worker.training_rows
+    assert ends[0] == ends[1]
+    assert noise is not None
+    assert (noise.q, noise.z, noise.steps, noise.clip) == (50 / rows, 3.5, 320, 0.25)
+
+
+async def test_noise_that_no_model_survives_is_said_before_training() -> None:
+    hopeless = msgspec.structs.replace(TASK, privacy=PrivacySpec("record", epsilon=1e-12))
+    with pytest.raises(UserError, match="more noise"):
+        async with open_worker(Job(hopeless, "sample:digits:2/3", engine="stand-in")):
+            pass

@@ -1,9 +1,10 @@
 """The engine: what the worker does with tinygrad. Nothing else of discod imports tinygrad.
 
-The whole shard lies on the device. A training step is a pure function of its cells (steps.py): a device counter picks a
-row of the index block, the batch is gathered and normalised, and loss and correct counts pile up in `totals`; so a pass
-over the data needs one upload and no read. The mask weights the loss: a step follows the gradient of the mean over its
-unmasked rows.
+The whole shard lies on the device. A training step is a pure function of its cells: a feed (feeds.py) says which rows
+make the batch, which is gathered and normalised, and loss and correct counts pile up in `totals`, which are read once.
+The mask weights the loss. Without DP (steps.py) a step follows the gradient of the mean over its unmasked rows, and a
+pass over the data needs one upload. With DP (private.py) it follows the noised mean of clipped gradients, and each step
+gets rows and noise of its own.
 
 On the CPU every cell is memory of this process and the parameters are views of the vector that the parent sees:
 training updates it in place, with no copy. The step is captured once as a plan (train/plan.py), on cells of zeros, so
@@ -21,10 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from discod.train.batches import BatchBlock, BatchOrder
+from discod.privacy.plan import Noise
 from discod.train.datasets import Dataset, offset_and_scale
+from discod.train.engine.feeds import Feed, Passes, Samples
 from discod.train.engine.memory import DeviceMemory, HostMemory
-from discod.train.engine.steps import forward_step, training_step
+from discod.train.engine.private import private_step
+from discod.train.engine.steps import Cells, forward_step, training_step
 from discod.train.layers import layout
 from discod.train.plan import aligned_zeros
 from discod.train.task import TaskSpec
@@ -39,7 +42,10 @@ Array = NDArray[Any]
 
 
 class Engine:
-    """One task's model on one device, training in `vector` (d,) float32, which starts on a 64-byte boundary."""
+    """One task's model on one device, training in `vector` (d,) float32, which starts on a 64-byte boundary.
+
+    With `noise` training is DP-SGD, and `key` (32 bytes, for this engine alone) decides batches and noise.
+    """
 
     def __init__(
         self,
@@ -48,62 +54,62 @@ class Engine:
         training: Dataset,
         *,
         batch_counter: int = 0,
+        noise: Noise | None = None,
+        key: bytes = b"",
         device: str = "CPU",
         cache: Path,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._task, self._training = task, training
-        self._order = BatchOrder(task.seed, training.content_hash, len(training), task.batch_size)
-        self.batch_counter = batch_counter
-        self._block: tuple[int, BatchBlock] | None = None
+        self._task, self.batch_counter = task, batch_counter
         self._memory: HostMemory | DeviceMemory = (
             HostMemory(task, cache, on_event) if device == "CPU" else DeviceMemory(device, on_event)
         )
         self._parameters = list(layout(task).views(vector).values())
-        self._shard(training)
-        self._step = self._memory.step(training_step(task), [*self._train_cells, *self._parameters, *self._velocities])
-        self._forward = self._memory.step(forward_step(task), [*self._forward_cells, *self._parameters])
-        self._memory.push(*self._train_cells, *self._velocities, *self._scale)
+        self._scale = [_aligned(array) for array in offset_and_scale(task.data)]
+        self._feed, function = self._private(training, noise, key) if noise else self._plain(training)
+        cells = [*self._shard(training), *self._scale, *self._feed.cells]
+        self._totals = aligned_zeros((3,), np.float32)
+        state = [*self._parameters, *self._velocities(), *self._feed.noise]
+        self._step = self._memory.step(function, [*cells, self._totals, *state])
+        self._forward = self._memory.step(forward_step(task), [*self._forward_cells(), *self._parameters])
+        self._memory.push(*cells, *state)
 
-    def _shard(self, training: Dataset) -> None:
-        rows, batch = len(training), self._task.batch_size
-        capacity = capacity_rows(max(rows, batch), training.inputs[0].nbytes)
+    def _plain(self, training: Dataset) -> tuple[Feed, Callable[[Cells], None]]:
+        return Passes(self._task, training, self._capacity(training), self._memory.push), training_step(self._task)
+
+    def _private(self, training: Dataset, noise: Noise, key: bytes) -> tuple[Feed, Callable[[Cells], None]]:
+        return Samples(self._task, len(training), noise, key, self._memory.push), private_step(self._task)
+
+    def _capacity(self, training: Dataset) -> int:
+        return capacity_rows(max(len(training), self._task.batch_size), training.inputs[0].nbytes)
+
+    def _shard(self, training: Dataset) -> tuple[Array, Array]:
+        rows, capacity = len(training), self._capacity(training)
         inputs = aligned_zeros((capacity, *self._task.data.shape), self._task.data.dtype)
         labels = aligned_zeros((capacity,), np.int32)
         inputs[:rows], labels[:rows] = training.inputs, training.labels
-        self._scale = [_aligned(array) for array in offset_and_scale(self._task.data)]
-        self._indices = aligned_zeros((capacity // batch, batch), np.int32)
-        self._mask = aligned_zeros(self._indices.shape, np.bool_)
-        self._counter, self._totals = aligned_zeros((1,), np.int32), aligned_zeros((3,), np.float32)
-        self._train_cells = [inputs, labels, *self._scale, self._indices, self._mask, self._counter, self._totals]
+        return inputs, labels
+
+    def _velocities(self) -> list[Array]:
         momentum = self._task.training.momentum > 0
-        self._velocities = [aligned_zeros(view.shape, np.float32) for view in self._parameters] if momentum else []
+        return [aligned_zeros(view.shape, np.float32) for view in self._parameters] if momentum else []
+
+    def _forward_cells(self) -> list[Array]:
         self._chunk = aligned_zeros((CHUNK_ROWS, *self._task.data.shape), self._task.data.dtype)
         self._logits = aligned_zeros((CHUNK_ROWS, self._task.data.classes), np.float32)
-        self._forward_cells = [self._chunk, *self._scale, self._logits]
+        return [self._chunk, *self._scale, self._logits]
 
     def train(self, batches: int) -> Totals:
         """Train the next `batches`; the vector changes in place."""
         self._totals[:] = 0
         self._memory.push(self._totals, *self._parameters)
         while batches > 0:
-            taken = self._place_block(batches)
+            taken = self._feed.place(self.batch_counter, batches)
             self._step(taken)
             self.batch_counter, batches = self.batch_counter + taken, batches - taken
         self._memory.pull(self._totals, *self._parameters)
         loss, correct, count = self._totals
         return Totals(float(loss), round(float(correct)), round(float(count)))
-
-    def _place_block(self, wanted: int) -> int:
-        """Make the counter point at the next batch; how many steps can follow within this pass, `wanted` at most."""
-        number, step = self._order.position(self.batch_counter)
-        if self._block is None or self._block[0] != number:
-            self._block = number, (block := self._order.pass_block(number))
-            self._indices[: block.steps], self._mask[: block.steps] = block.indices, block.mask
-            self._memory.push(self._indices, self._mask)
-        self._counter[0] = step
-        self._memory.push(self._counter)
-        return min(wanted, self._block[1].steps - step)
 
     def measure(self, dataset: Dataset) -> Totals:
         """Loss and correct rows of the parameters as they are, over all rows; sums in float64."""

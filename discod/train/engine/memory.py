@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tinygrad import Tensor, TinyJit
 
 from discod.train import plan
-from discod.train.engine import capture, steps
+from discod.train.engine import capture, private, steps
 from discod.train.engine.steps import Cells
 from discod.train.models import MODELS, parts
 from discod.train.task import TaskSpec
@@ -98,7 +98,7 @@ def plan_key(task: TaskSpec, name: str, arrays: Sequence[Array]) -> str:
 def _sources(task: TaskSpec) -> list[str]:
     model = inspect.getmodule(MODELS[task.model.name].forward)
     assert model is not None
-    return [inspect.getsource(module) for module in (steps, capture, plan, parts, model)]
+    return [inspect.getsource(module) for module in (steps, private, capture, plan, parts, model)]
 
 
 def _processor() -> str:

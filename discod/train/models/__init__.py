@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from discod.train.models import lenet, logreg, mlp, mlp_2nn
-from discod.train.models.parts import Array, Model
+from discod.train.models.parts import Array, Model, Passage
 
-__all__ = ["MODELS", "Array", "Model"]
+__all__ = ["MODELS", "Array", "Model", "Passage"]
 
 MODELS: dict[str, Model] = {
     "logreg": logreg.MODEL,

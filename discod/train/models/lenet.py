@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from discod.train.models.parts import Array, Model, convolution, convolved, dense_forward, dense_stack
+from discod.train.models.parts import Array, Model, Passage, convolution, convolved, dense_forward, dense_stack
 from discod.train.task import TaskSpec
 from discod.train.vector import ParameterSpec
 
@@ -31,11 +31,11 @@ def _after(pixels: int) -> int:
     return (pixels - SIDE + 1) // 2
 
 
-def forward(inputs: Array, tensors: Sequence[Array]) -> Array:
+def forward(inputs: Array, tensors: Sequence[Array], seen: list[Passage]) -> Array:
     hidden = channels_first(inputs)  # (B, c, h, w)
     for index in (0, 2):
-        hidden = convolved(hidden, tensors[index], tensors[index + 1]).relu().max_pool2d((2, 2))
-    return dense_forward(hidden, tensors[4:])
+        hidden = convolved(hidden, tensors[index], tensors[index + 1], seen).relu().max_pool2d((2, 2))
+    return dense_forward(hidden, tensors[4:], seen)
 
 
 def channels_first(images: Array) -> Array:

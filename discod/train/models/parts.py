@@ -3,6 +3,10 @@
 A model is two plain functions. `parameters` lists its tensors (no arithmetic, so the daemon can size the vector without
 the engine); `forward` turns a batch and those tensors, in the same order, into logits. Forward passes use only the
 methods of `Array` below, which the engine's tensors have; so this package imports no engine. Pure.
+
+All tensors are weights and biases of dense layers and convolutions. A forward pass takes down what went through each,
+from which the engine makes the gradient of every row by itself (engine/private.py). A model with parameters of another
+kind, or one whose rows see each other, cannot do that: it stays out of PER_EXAMPLE in train/task.py.
 """
 
 from __future__ import annotations
@@ -37,14 +41,32 @@ class Array(Protocol):
     def permute(self, *order: int) -> Self: ...
 
 
-class Model(NamedTuple):
-    """`parameters(task)` -> specs; `forward(inputs (B, *shape) float32, tensors)` -> logits (B, classes).
+class Passage(NamedTuple):
+    """A batch on its way through a layer with a weight and a bias: what went in, and what came out of that alone.
 
-    The engine calls `forward` with tensors of its own kind and gets one back.
+    Dense: (B, in) and (B, out). Convolution: windows (B, c, h, w, side, side) and (B, out, h, w).
     """
 
+    inputs: Any
+    outputs: Any
+
+
+class Forward(Protocol):
+    """inputs (B, *shape) float32, tensors -> logits (B, classes); each layer's Passage is added to `seen`, in order.
+
+    The engine calls it with tensors of its own kind and gets one back.
+    """
+
+    __module__: str
+
+    def __call__(self, inputs: Any, tensors: Sequence[Any], seen: list[Passage], /) -> Any: ...
+
+
+class Model(NamedTuple):
+    """`parameters(task)` -> specs of its tensors: a weight and a bias for each layer; `forward` uses them."""
+
     parameters: Callable[[TaskSpec], tuple[ParameterSpec, ...]]
-    forward: Callable[[Any, Sequence[Any]], Any]
+    forward: Forward
 
 
 def dense(name: str, inputs: int, outputs: int, *, init: Init = "uniform") -> tuple[ParameterSpec, ParameterSpec]:
@@ -73,17 +95,17 @@ def dense_stack(widths: Sequence[int]) -> tuple[ParameterSpec, ...]:
     )
 
 
-def dense_forward(inputs: Array, tensors: Sequence[Array]) -> Array:
+def dense_forward(inputs: Array, tensors: Sequence[Array], seen: list[Passage]) -> Array:
     """Dense layers with rectifiers between them: (B, ...) -> (B, last width)."""
     hidden = inputs.flatten(1)
     for index in range(0, len(tensors), 2):
-        hidden = hidden.matmul(tensors[index]) + tensors[index + 1]
-        if index + 2 < len(tensors):
-            hidden = hidden.relu()
+        outputs = hidden.matmul(tensors[index]) + tensors[index + 1]
+        seen.append(Passage(hidden, outputs))
+        hidden = outputs.relu() if index + 2 < len(tensors) else outputs
     return hidden
 
 
-def convolved(images: Array, weight: Array, bias: Array) -> Array:
+def convolved(images: Array, weight: Array, bias: Array, seen: list[Passage]) -> Array:
     """Windows without padding: (B, c, h, w) -> (B, out, h - side + 1, w - side + 1).
 
     Each column of the result has a copy of the weight of its own, so that the weight's gradient is summed first for
@@ -95,7 +117,9 @@ def convolved(images: Array, weight: Array, bias: Array) -> Array:
     batch, _, height, width = windows.shape[:4]
     copies = weight.reshape(1, outputs, inputs, 1, 1, side, side).expand(1, outputs, inputs, 1, width, side, side)
     products = windows.reshape(batch, 1, inputs, height, width, side, side) * copies.contiguous_backward()
-    return products.sum((2, 5, 6)) + bias.reshape(1, outputs, 1, 1)
+    result = products.sum((2, 5, 6)) + bias.reshape(1, outputs, 1, 1)
+    seen.append(Passage(windows, result))
+    return result
 
 
 def features(task: TaskSpec) -> int:
