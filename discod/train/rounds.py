@@ -33,6 +33,7 @@ class Exchange(Protocol):
     async def round_end(self, local: Vector, weight: int) -> JointState | None:
         """Local training of a round has ended with `local` (d,) float32, `weight` samples after the last joint state.
 
+        Under DP the weight is 1, whatever was drawn: nobody learns how many rows a peer has.
         `local` is only read, and only until this returns. Returns a newer joint state, or None to go on with `local`.
         """
 

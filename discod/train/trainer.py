@@ -13,8 +13,8 @@ with others when a round was lost. Training then goes on from the current parame
 samples seen count towards the next round's weight.
 
 A worker may die. Another one is started with the parameters and the batch counter of the first, and the round goes on;
-the batches of the slice in which it died may be trained again. A worker that dies DEATHS_IN_A_ROW times without
-finishing anything ends the run.
+the batches of the slice in which it died may be trained again (under DP from where the slice began). A worker that dies
+DEATHS_IN_A_ROW times without finishing anything ends the run.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class _Run:
 
     async def _train(self, worker: Worker) -> None:
         """One slice; the last one of a round ends with the round."""
-        progress = await worker.train(min(self.slice_batches, self.tracker.remaining))
+        progress = await self._slice(worker, min(self.slice_batches, self.tracker.remaining))
         self.deaths = 0
         self.tracker.update_batch(progress.batches)
         self.totals.add(progress)
@@ -211,6 +211,16 @@ class _Run:
         self.informant.trained(self.tracker.batch, progress.samples, self.totals.loss, self.totals.accuracy)
         if self.tracker.round_has_ended:
             self.phase = _Phase.SHARING
+
+    async def _slice(self, worker: Worker, batches: int) -> Progress:
+        """Train. Under DP the steps of a slice that nobody can count are undone: who pays for them could not tell."""
+        before = worker.parameters.copy() if self.task.is_private else None
+        try:
+            return await worker.train(batches)
+        except WorkerDied:
+            if before is not None:
+                await _copy(worker.parameters, before)
+            raise
 
     async def _share(self, worker: Worker) -> None:
         """The exchange and the measurement before it run side by side: nobody waits for our validation rows."""
@@ -224,7 +234,8 @@ class _Run:
             except WorkerDied as error:
                 death.append(error)
 
-        given = await _beside(measure, lambda: self.exchange.round_end(worker.parameters, self.weight))
+        weight = 1 if self.task.is_private else self.weight
+        given = await _beside(measure, lambda: self.exchange.round_end(worker.parameters, weight))
         if given is not None:
             self.weight = 0
             await _copy(worker.parameters, given.parameters)

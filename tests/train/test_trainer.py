@@ -12,7 +12,7 @@ import trio
 from discod.errors import BadData
 from discod.train.informant import Informant
 from discod.train.rounds import Exchange, JointState, LocalExchange
-from discod.train.task import DataSpec, ModelSpec, RoundSpec, TaskSpec
+from discod.train.task import DataSpec, ModelSpec, PrivacySpec, RoundSpec, TaskSpec
 from discod.train.trainer import RoundReport, TrainingFailed, run_training
 from discod.train.vector import Vector
 from discod.train.worker import WorkerDied
@@ -26,6 +26,7 @@ TASK = TaskSpec(
     model=ModelSpec("logreg"),
     round=RoundSpec(rounds=3, round_duration=10),
 )
+PRIVATE = msgspec.structs.replace(TASK, privacy=PrivacySpec("record", epsilon=3.0))
 A, B = b"a" * 32, b"b" * 32
 
 
@@ -197,6 +198,25 @@ async def test_a_killed_worker_is_replaced_and_the_round_kept(autojump_clock: tr
     assert exchange.calls == ["begin", "end"] * 3
     assert informant.snapshot().worker_restarts == 1
     assert informant.snapshot().messages == ("worker killed: restarted, round kept",)
+
+
+@pytest.mark.parametrize("large_floats", [2, 1 << 20])
+async def test_with_noise_the_steps_of_a_slice_that_nobody_counted_are_undone(
+    large_floats: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They would be released, but not paid for."""
+    monkeypatch.setattr("discod.train.trainer.LARGE_FLOATS", large_floats)
+    exchange = FakeExchange([joint(1, 100), joint(2, 200), joint(3, 300)])
+    farm = Farm(dies_at=[5, 18])
+    await train(farm, exchange, PRIVATE)
+    assert farm.started_at == [0, 1, 10]
+    assert [local for local, _ in exchange.given] == [[10.0] * D, [110.0] * D, [210.0] * D]
+
+
+async def test_with_noise_the_weight_says_nothing_about_the_rows(autojump_clock: trio.testing.MockClock) -> None:
+    exchange = FakeExchange([None, joint(1, 100), joint(3, 300)])
+    await train(Farm(), exchange, PRIVATE)
+    assert [weight for _, weight in exchange.given] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("evaluation", [1, 2])
