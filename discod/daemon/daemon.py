@@ -25,6 +25,7 @@ from discod.config import Config, Paths
 from discod.control.app import make_app
 from discod.control.events import EventLog
 from discod.control.serve import bind_socket, serve_control
+from discod.daemon.budgets import Budgets
 from discod.daemon.desk import Desk
 from discod.daemon.exchanging import MakeExchange
 from discod.daemon.invites import Invites
@@ -128,6 +129,7 @@ class Daemon:
             tasks,
             all_runs,
             sources,
+            Budgets(self._store, sources, self.events),
             Operations(nursery, self.events),
             self.events,
             self._engine,

@@ -15,6 +15,7 @@ import discod
 from discod.control.app import Call, Operation
 from discod.control.events import EventLog
 from discod.daemon import requests
+from discod.daemon.budgets import Budgets
 from discod.daemon.invites import Invites
 from discod.daemon.meshes import Meshes
 from discod.daemon.operations import Operations, Progress
@@ -25,7 +26,7 @@ from discod.daemon.sources import Sources
 from discod.daemon.surroundings import Engine
 from discod.daemon.tasks import OfferedTask, Tasks
 from discod.daemon.words import unreachable
-from discod.errors import Exit, UserError
+from discod.errors import Exit, UsageError, UserError
 from discod.identity import Identity, parse_link, short_id, show_id
 
 LINKS_SECONDS = 3.0  # after a join, so that its answer says who is linked how
@@ -43,6 +44,7 @@ class Desk:
     tasks: Tasks
     runs: Runs
     sources: Sources
+    budgets: Budgets
     operations: Operations
     events: EventLog
     engine: Engine
@@ -70,9 +72,13 @@ class Desk:
             Operation(get, "/v1/peers", "peers", self.all_peers),
             Operation(get, "/v1/peers/{ref}", "peer", self.one_peer),
             Operation(get, "/v1/datasets", "datasets", self.all_datasets),
+            Operation(get, "/v1/privacy", "privacy", self.all_budgets),
+            Operation(get, "/v1/privacy/{ref}", "privacy", self.one_budget),
+            Operation(post, "/v1/privacy/{ref}/raise", "privacy", self.raise_budget, requests.RaiseBudget),
             Operation(get, "/v1/tasks", "tasks", self.all_tasks),
             Operation(post, "/v1/tasks", "task", self.publish, requests.NewTask, 201),
             Operation(get, "/v1/tasks/{ref}", "task", self.one_task),
+            Operation(get, "/v1/tasks/{ref}/privacy", "forecast", self.forecast),
             Operation(post, "/v1/tasks/{ref}/accept", "run", self.accept, requests.Accept, 202),
             Operation(get, "/v1/runs", "runs", self.all_runs),
             Operation(get, "/v1/runs/{ref}", "run", self.one_run),
@@ -180,6 +186,20 @@ class Desk:
 
     async def all_datasets(self, call: Call) -> Any:
         return self.sources.all()
+
+    async def all_budgets(self, call: Call) -> Any:
+        return await self.budgets.all()
+
+    async def one_budget(self, call: Call) -> Any:
+        return await self.budgets.one(call.path["ref"])
+
+    async def raise_budget(self, call: Call) -> Any:
+        return await self.budgets.raise_to(call.path["ref"], call.body.to, call.body.reason)
+
+    async def forecast(self, call: Call) -> Any:
+        if (alias := call.query.get("data")) is None:
+            raise UsageError("which data set?", "add ?data=ALIAS", code="bad-request")
+        return await self.budgets.forecast(self._task(call, call.query.get("mesh")).spec, alias)
 
     def _task(self, call: Call, mesh: str | None) -> OfferedTask:
         return self.tasks.find(call.path["ref"], mesh)

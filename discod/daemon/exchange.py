@@ -23,6 +23,7 @@ from typing import Any
 
 import trio
 
+from discod.daemon.charging import Charging
 from discod.daemon.exchanging import ExchangeStatus
 from discod.daemon.fetching import Fetching
 from discod.daemon.kept import Shelf
@@ -30,7 +31,7 @@ from discod.daemon.keyring import MeshKeyring
 from discod.daemon.room import Room
 from discod.daemon.routing import RunEvent
 from discod.daemon.sending import Sending
-from discod.daemon.turn import Turn
+from discod.daemon.turn import Turn, told
 from discod.daemon.workshop import Candidate, Reached, Workshop, reach_nothing
 from discod.errors import Broken, PeerError, UserError
 from discod.identity import Identity, Members
@@ -69,10 +70,11 @@ class DecentralizedExchange:
         initial_parameters: Vector,
         min_peers: int,
         notify: Callable[[str, dict[str, Any]], None],
+        charging: Charging | None = None,
         reached: Reached = reach_nothing,
     ) -> None:
         self._task, self._members, self._mesh, self._notify = task, members, mesh, notify
-        shelf = Shelf(store, task, scope)
+        shelf = Shelf(store, task, scope, charging)
         kept = shelf.load(initial_parameters)
         self._shop = shop = Workshop(task, scope, shelf, kept, reached)
         self.batches = 0
@@ -352,11 +354,11 @@ class DecentralizedExchange:
         if (room := shop.room(rid)) is None:
             return None
         if turn.local is None:
-            return self._fail(rid, "the update is gone")
+            return self._fail(rid, UserError("the update is gone"))
         try:
             hashes = await shop.contribute(room, rid, turn.local, self._origin, turn.weight, self.batches)
         except UserError as error:
-            return self._fail(rid, error.message)
+            return self._fail(rid, error)
         return self._perform(self._machine.contributed(rid, hashes, trio.current_time()))
 
     async def _combine(self, rid: bytes, chunk: int, included: tuple[bytes, ...]) -> None:
@@ -370,13 +372,13 @@ class DecentralizedExchange:
         try:
             head = await self._shop.apply(room, sums, included)
         except UserError as error:
-            return self._fail(rid, error.message)
+            return self._fail(rid, error)
         return self._perform(self._machine.applied(rid, head, trio.current_time()))
 
-    def _fail(self, rid: bytes, why: str) -> None:
-        """This peer cannot go on with an attempt: it leaves, and trains on."""
-        self._perform(self._machine.failed(rid, why, trio.current_time()))
-        self._turn.settle(None)
+    def _fail(self, rid: bytes, error: UserError) -> None:
+        """This peer cannot go on with an attempt: it leaves, and trains on if it may send another update."""
+        self._perform(self._machine.failed(rid, told(error), trio.current_time()))
+        self._turn.fail(error)
 
     async def _keep_snapshot(self, head: Head, parameters: Vector) -> None:
         try:

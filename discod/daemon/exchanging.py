@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import trio
 from msgspec import Struct
 
+from discod.daemon.charging import Charging
 from discod.daemon.routing import Sink
 from discod.identity import Identity, Members
 from discod.p2p.mesh import Mesh
@@ -84,4 +85,5 @@ class MakeExchange(Protocol):
         initial_parameters: Vector,
         min_peers: int,
         notify: Callable[[str, dict[str, Any]], None],
+        charging: Charging,
     ) -> RunExchange: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from discod.daemon.charging import Charging
 from discod.errors import BadData
 from discod.ring import hash_floats
 from discod.store import Header, SpentRow, Store
@@ -30,8 +31,9 @@ class Kept(NamedTuple):
 class Shelf:
     """One task's part of the store. Blocking: writes are called in a thread, one at a time."""
 
-    def __init__(self, store: Store, task: TaskSpec, scope: bytes) -> None:
+    def __init__(self, store: Store, task: TaskSpec, scope: bytes, charging: Charging | None = None) -> None:
         self._store, self._task, self._scope = store, task, scope
+        self._charging = charging or Charging(task)
         self._written: set[bytes] = set()  # states whose certificates are on disk
 
     def load(self, first: Vector) -> Kept:
@@ -77,8 +79,13 @@ class Shelf:
         return self._state(header, vectors.get(PARAMETERS), info.get(BOUND, ""))[1]
 
     def spend(self, base: bytes, rid: bytes, batches: int) -> None:
-        """The update of so many batches, trained from `base`, is about to be sent. Raises: UserError (disk-full)."""
-        self._store.spend(self._task.id, SpentRow(base, batches, rid, 0.0, None))
+        """The update of so many batches, trained from `base`, is about to be sent: note that, and charge for it.
+
+        Raises: BudgetExhausted, LedgerDamaged, UserError (disk-full).
+        """
+        charge = self._charging.charge(batches)
+        self._store.spend(self._task.id, SpentRow(base, batches, rid, 0.0, None), charge)
+        self._charging.paid(batches)
 
     def certify(self, certificate: Certificate, known: Iterable[Certificate]) -> None:
         """The state of `certificate` is the base, in one transaction with every other certificate not yet on disk."""

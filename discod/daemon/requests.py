@@ -49,6 +49,13 @@ class NewTask(Struct, frozen=True, forbid_unknown_fields=True):
     mesh: str | None = None
 
 
+class RaiseBudget(Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/privacy/{ref}/raise"""
+
+    to: float
+    reason: str
+
+
 class Accept(Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/tasks/{ref}/accept"""
 

@@ -20,11 +20,13 @@ import msgspec
 import trio
 
 from discod.control.app import error_fields
+from discod.daemon.charging import Charging, content_of
 from discod.daemon.resuming import where_to_start
 from discod.daemon.saving import figures_of, save_model, save_working, shown_model, vector_hash
 from discod.daemon.surroundings import Surroundings
 from discod.daemon.tasks import OfferedTask
 from discod.daemon.traffic import Counted, Traffic
+from discod.daemon.turn import told
 from discod.daemon.watched import Watched
 from discod.errors import UserError
 from discod.p2p.mesh import LinkUp
@@ -52,6 +54,7 @@ class Run:
         self.traffic = Traffic(self.counted())
         engine, spec = around.engine, task.spec
         self.job = Job(spec, source, 0, engine.name, engine.device, engine.length, engine.seconds_per_batch)
+        self.charging = Charging(spec)
         self.exchange = around.make_exchange(
             task=spec,
             scope=task.scope,
@@ -62,6 +65,7 @@ class Run:
             initial_parameters=first_parameters(self.job),
             min_peers=self.min_peers,
             notify=self._note,
+            charging=self.charging,
         )
         self.informant = Informant(spec.name, spec.rounds, spec.round_duration, round=self.exchange.round)
 
@@ -102,19 +106,22 @@ class Run:
         try:
             await self._train()
         except UserError as error:
-            self.exchange.retire(error.message)
+            self.exchange.retire(told(error))
             raise
 
     async def _train(self) -> None:
         spec, store = self.task.spec, self.around.store
         working = await trio.to_thread.run_sync(store.load_working, spec.id)
         spent = await trio.to_thread.run_sync(store.spent, spec.id)
-        start = where_to_start(self.exchange.base, self.exchange.set_out(), working, spent)
+        content = await trio.to_thread.run_sync(content_of, self.source) if spec.is_private else None
+        first = self.exchange.set_out()
+        start = where_to_start(self.exchange.base, first, working, spent)
+        self.charging.begin(content, spent, start.batches, at_base=start.parameters is first)
         self.informant = Informant(
             spec.name, spec.rounds, spec.round_duration, round=self.exchange.round, batch=start.batches
         )
         self.exchange.batches = start.batches
-        watched = Watched(self.exchange, self.informant)
+        watched = Watched(self.exchange, self.informant, self.charging)
         await run_training(
             spec,
             self._start_worker,
@@ -138,6 +145,7 @@ class Run:
                 job, parameters=parameters, cache=self.around.cache, on_event=self._worker_says
             ) as worker:
                 self.compiling, self.worker_pid = False, worker.pid
+                self.charging.trains(worker.noise)
                 yield worker
         finally:
             self.compiling, self.worker_pid = False, None
@@ -195,6 +203,7 @@ class Run:
             roster=roster,
             state=self.exchange.base[:4].hex(),
             batches=report.batch,
+            epsilon=self.charging.epsilon,
             **figures,
         )
 

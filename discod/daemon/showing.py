@@ -95,6 +95,7 @@ def shown_run(run: Run) -> dict[str, Any]:
         "worker_restarts": seen.worker_restarts,
         "error": error_fields(run.error) if run.error else None,
         "model": run.model,
+        "privacy": run.charging.shown(),
         "roster": sorted(map(run.names, status.roster)),
     }
 
@@ -141,6 +142,7 @@ def shown_row(row: RunRow, name: str, mesh: str, figures: Sequence[FigureRow]) -
         "worker_restarts": None,
         "error": None,
         "model": None,
+        "privacy": None,
         "roster": [],
     }
 

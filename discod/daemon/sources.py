@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import Any
 
 import trio
 
 from discod.config import Config, Paths
+from discod.daemon.charging import Content, charge_of, content_of, noise_for_data
 from discod.errors import BadConfig, BadData
 from discod.store import DatasetRow, Store
+from discod.store.budgets import exhausted
 from discod.train import datasets
 from discod.train.task import TaskSpec
 
@@ -35,10 +38,29 @@ class Sources:
         raise BadData(f"there is no data set {alias[:64]!r} here", hint, code="unknown-data")
 
     async def check(self, alias: str, task: TaskSpec) -> str:
-        """The source of an alias whose data fit the task. Raises: BadData, PermissionProblem."""
+        """The source of an alias whose data fit the task, and whose budget allows at least one round.
+
+        Raises: BadData, PermissionProblem, BudgetExhausted, LedgerDamaged.
+        """
         source = self.find(alias)
-        await trio.to_thread.run_sync(_load, source, task)
+        await trio.to_thread.run_sync(self._check, source, task)
         return source
+
+    def _check(self, source: str, task: TaskSpec) -> None:
+        noise = noise_for_data(task, source)
+        if noise is None or (content := content_of(source)) is None:
+            return
+        budget, charge = self._store.budget(*content), charge_of(content, noise, task.round_duration)
+        if not budget.covers(charge):
+            raise exhausted(budget, charge)
+
+    def contents(self) -> dict[str, Content]:
+        """The data of `discod data add` by alias, as they were then; bundled samples are left out."""
+        return {
+            row.alias: Content(row.content, os.path.realpath(row.path))
+            for row in self._store.datasets()
+            if row.path is not None
+        }
 
     def all(self) -> list[dict[str, Any]]:
         """The Datasets of the control API."""
@@ -48,10 +70,6 @@ class Sources:
             named = {"rows": None, "about": "named in the configuration file", "hash": None, "added": None}
             shown.append({"alias": entry.alias, "source": source} | named)
         return sorted(shown, key=lambda one: str(one["alias"]))
-
-
-def _load(source: str, task: TaskSpec) -> None:
-    datasets.load(source, task.data)
 
 
 def _source(row: DatasetRow) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -162,6 +163,7 @@ class Tasks:
         peers = len(self._meshes.members(task.mesh).trainers())
         lines = explain(task.spec, parameter_count(task.spec), max(peers, task.spec.min_peers))
         return {
+            "privacy": msgspec.to_builtins(task.spec.privacy),
             "toml": dump_task(task.spec),
             "summary": [*lines, "code      none: the model is declared, not programmed"],
         }

@@ -25,7 +25,7 @@ from discod.daemon.surroundings import Engine
 from discod.identity import Identity
 from discod.p2p.mesh import LinkUp
 from discod.store import DatasetRow, Header, home_lock, open_store
-from discod.train.datasets import sample
+from discod.train.datasets import infer, load, sample
 from discod.train.rounds import JointState
 from discod.train.taskfile import dump_task
 from discod.train.templates import builtin_task
@@ -117,6 +117,12 @@ class Home:
         rows = sample(reference)
         with closing(open_store(self.paths.state)) as store:
             store.save_dataset(DatasetRow(alias, None, reference, rows.content_hash, len(rows), "", time.time()))
+
+    def add_file(self, alias: str, path: Path) -> None:
+        rows = load(path, infer(path))
+        with closing(open_store(self.paths.state)) as store:
+            row = DatasetRow(alias, str(path), None, rows.content_hash, len(rows), "", time.time())
+            store.save_dataset(row)
 
     async def get(self, route: str) -> Any:
         return await in_thread(self.client.get, route)
