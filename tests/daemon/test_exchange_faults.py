@@ -118,7 +118,7 @@ async def test_a_full_disk_at_the_certificate_ends_the_run_and_keeps_the_old_bas
     async def serve(peer: Peer, *, task_status: trio.TaskStatus[None]) -> None:
         try:
             await peer.serve(task_status=task_status)
-        except BaseExceptionGroup as group:
+        except* UserError as group:  # as a run does
             caught.append(first_error(group))
 
     def full(*_: object) -> None:
