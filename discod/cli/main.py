@@ -32,6 +32,7 @@ VERBS = {  # name: (module, the line in --help)
     "data": ("discod.cli.data", "Data sets of this machine; they never leave it."),
     "task": ("discod.cli.task", "What is learned: write, check, publish, look at."),
     "train": ("discod.cli.train", "Train a task with your data, together or alone."),
+    "privacy": ("discod.cli.privacy", "What was learned from your data, and what is left of their budget."),
     "runs": ("discod.cli.runs", "Executions of tasks and their figures."),
     "model": ("discod.cli.model", "Use the models that came out."),
     "signaling": ("discod.cli.signaling", "The meeting point of a mesh."),

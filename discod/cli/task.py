@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from discod.cli import home, output
+from discod.cli import home, output, privacy, sources
 from discod.cli.main import Verbs
 from discod.errors import BadData, PermissionProblem, UsageError
 
@@ -78,12 +78,18 @@ def list_(mesh: str | None) -> None:
 @task.command()
 @click.argument("name")
 @click.option("--mesh", help="In which mesh.")
-def show(name: str, mesh: str | None) -> None:
-    """Everything about task NAME (or its id): what it sends, and its file."""
+@click.option("--data", "alias", help="Say what it would cost this data set.")
+def show(name: str, mesh: str | None, alias: str | None) -> None:
+    """Everything about task NAME (or its id): what it sends, what it costs my data, and its file."""
     home.config()
+    if alias is not None:
+        sources.find(alias)
     home.identity()
-    found = home.started().get(f"/v1/tasks/{home.quoted(name)}" + home.query(mesh=mesh))
-    output.emit("task", found, lambda: _details(found))
+    client = home.started()
+    found = client.get(f"/v1/tasks/{home.quoted(name)}" + home.query(mesh=mesh))
+    chosen = alias or (found["mine"] or {}).get("data")
+    cost = privacy.forecast(client, found, chosen) if chosen else []
+    output.emit("task", found | {"cost": cost}, lambda: _details(found, cost))
 
 
 def _new(name: str, source: str | None, peers: int) -> TaskSpec:
@@ -152,7 +158,7 @@ def _row(one: dict[str, Any]) -> list[object]:
     return [one["name"], one["short"], one["mesh"], one["rounds"], ", ".join(one["accepted_by"]) or "nobody", state]
 
 
-def _details(found: dict[str, Any]) -> str:
+def _details(found: dict[str, Any], cost: list[str]) -> str:
     head = f"{found['name']}  {found['id']}\npublished in {found['mesh']} by {found['published_by']}"
     accepted = "accepted by " + (", ".join(found["accepted_by"]) or "nobody yet")
-    return "\n".join([head, accepted, *found["summary"], "", found["toml"].rstrip()])
+    return "\n".join([head, accepted, *found["summary"], *cost, "", found["toml"].rstrip()])

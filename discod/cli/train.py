@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from discod.cli import follow, home, output, sources
+from discod.cli import follow, home, output, privacy, sources
+from discod.client import Client
 from discod.errors import Exit, NotAllowed, UsageError
 
 
@@ -28,8 +29,8 @@ def train(task: str, alias: str | None, local: bool, followed: bool | None, yes:
     home.identity()
     client = home.started()
     found = client.get(f"/v1/tasks/{home.quoted(task)}")
-    if found["mine"] is None:
-        _consent(found, chosen, yes)
+    if found["mine"] is None or found["mine"]["state"] == "failed":
+        _consent(client, found, chosen, yes)
     run = client.post(f"/v1/tasks/{home.quoted(found['id'])}/accept", {"data": chosen, "mesh": found["mesh"]})
     if followed if followed is not None else sys.stdout.isatty():
         return follow.run(client, run)
@@ -50,9 +51,9 @@ def _data(alias: str | None) -> str:
     raise UsageError(f"which data set: {', '.join(known)}?", f"--data {known[0]}")
 
 
-def _consent(task: dict[str, Any], alias: str, yes: bool) -> None:
-    """What the task sends, and a person's yes. Raises: NotAllowed without one."""
-    for line in task["summary"]:
+def _consent(client: Client, task: dict[str, Any], alias: str, yes: bool) -> None:
+    """What the task sends and what that costs the data, and a person's yes. Raises: NotAllowed without one."""
+    for line in [*task["summary"], *privacy.forecast(client, task, alias)]:
         output.note(line)
     if yes:
         return

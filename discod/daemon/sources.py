@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,7 +11,7 @@ import trio
 
 from discod.config import Config, Paths
 from discod.daemon.charging import Content, charge_of, content_of, noise_for_data
-from discod.errors import BadConfig, BadData
+from discod.errors import BadConfig, BadData, UserError
 from discod.store import DatasetRow, Store
 from discod.store.budgets import exhausted
 from discod.train import datasets
@@ -55,12 +56,17 @@ class Sources:
             raise exhausted(budget, charge)
 
     def contents(self) -> dict[str, Content]:
-        """The data of `discod data add` by alias, as they were then; bundled samples are left out."""
-        return {
-            row.alias: Content(row.content, os.path.realpath(row.path))
-            for row in self._store.datasets()
-            if row.path is not None
-        }
+        """What the data sets hold by alias: of `discod data add` as it was then, of the configuration file as it is.
+
+        Bundled samples, and files that cannot be read now, are left out. Blocking.
+        """
+        rows = [row for row in self._store.datasets() if row.path is not None]
+        found = {row.alias: Content(row.content, os.path.realpath(str(row.path))) for row in rows}
+        for entry in self._config.dataset:
+            with suppress(UserError):
+                if (content := content_of(str(self._paths.of_entry(entry)))) is not None:
+                    found[entry.alias] = content
+        return found
 
     def all(self) -> list[dict[str, Any]]:
         """The Datasets of the control API."""
