@@ -35,6 +35,7 @@ from discod.daemon.turn import Turn, told
 from discod.daemon.workshop import Candidate, Reached, Workshop, reach_nothing
 from discod.errors import Broken, PeerError, UserError
 from discod.identity import Identity, Members
+from discod.masks import Masks
 from discod.p2p import effects as fx
 from discod.p2p.chain import Chain
 from discod.p2p.mesh import BulkArrived, LinkDown, LinkUp, Mesh, Received
@@ -80,8 +81,10 @@ class DecentralizedExchange:
         self.batches = 0
         self._origin = shop.base  # what the update under way is measured from
         self._dropped = False  # what is being trained was spent under an older base
-        rule, words = task.round, len(shop.base) + 1
-        rules = Rules(scope, words, min_peers, rule.quorum == "majority", rule.straggle_seconds, 4 * words / SLOW_LINK)
+        rule, bulk, secure = task.round, 4 * shop.words / SLOW_LINK, task.aggregator == "secure"
+        rules = Rules(
+            scope, shop.words, min_peers, rule.quorum == "majority", rule.straggle_seconds, bulk, secure=secure
+        )
         chain = Chain(kept.head, kept.certificates, kept.roster)
         # Higher than in any start before, whatever the clock says or whichever backup was restored.
         seq = store.next_number(f"seq {scope.hex()}", int(time.time())) << SEQ_BITS
@@ -193,7 +196,7 @@ class DecentralizedExchange:
     async def round_end(self, local: Vector, weight: int) -> JointState | None:
         """Offer the update to rounds until one is certified, or is lost with the update spent (None: train on)."""
         await trio.lowlevel.checkpoint()
-        if self._dropped:
+        if self._dropped or self.round >= self._task.rounds:  # the last one may have been certified meanwhile
             return self._joint()
         self._turn.offer(local, weight)
         self._notify("round.shared", {"round": self.round + 1})
@@ -300,10 +303,10 @@ class DecentralizedExchange:
             case fx.Open(rid):
                 self._shop.reached("open", self._shop.next_round)
                 self._room(rid)
-            case fx.Contribute(rid):
-                self._start(self._contribute, rid)
-            case fx.Combine(rid, chunk, included):
-                self._start(self._combine, rid, chunk, included)
+            case fx.Contribute(rid, masks):
+                self._start(self._contribute, rid, masks)
+            case fx.Combine(rid, chunk, included, opening):
+                self._start(self._combine, rid, chunk, included, opening)
             case fx.Apply(rid, sums, included):
                 self._start(self._apply, rid, sums, included)
             case fx.Fetch(peer, head):
@@ -349,21 +352,21 @@ class DecentralizedExchange:
 
     # -- work in threads, whose results are inputs again
 
-    async def _contribute(self, rid: bytes) -> None:
+    async def _contribute(self, rid: bytes, masks: Masks | None) -> None:
         shop, turn = self._shop, self._turn
         if (room := shop.room(rid)) is None:
             return None
         if turn.local is None:
             return self._fail(rid, UserError("the update is gone"))
         try:
-            hashes = await shop.contribute(room, rid, turn.local, self._origin, turn.weight, self.batches)
+            hashes = await shop.contribute(room, rid, masks, turn.local, self._origin, turn.weight, self.batches)
         except UserError as error:
             return self._fail(rid, error)
         return self._perform(self._machine.contributed(rid, hashes, trio.current_time()))
 
-    async def _combine(self, rid: bytes, chunk: int, included: tuple[bytes, ...]) -> None:
+    async def _combine(self, rid: bytes, chunk: int, included: tuple[bytes, ...], opening: Masks | None) -> None:
         if (room := self._shop.room(rid)) is not None:
-            hash_ = await self._shop.combine(room, chunk, included, self._machine.keyring.me)
+            hash_ = await self._shop.combine(room, chunk, included, opening, self._machine.keyring.me)
             self._perform(self._machine.combined(rid, chunk, hash_, trio.current_time()))
 
     async def _apply(self, rid: bytes, sums: tuple[bytes, ...], included: tuple[bytes, ...]) -> None:
@@ -381,12 +384,9 @@ class DecentralizedExchange:
         self._turn.fail(error)
 
     async def _keep_snapshot(self, head: Head, parameters: Vector) -> None:
-        try:
-            await self._shop.keep(Candidate(head, parameters, ()))
-        except UserError as error:
-            self._notify("state.not-kept", {"round": head.round, "why": error.message})
-            return self._perform(self._machine.not_fetched(trio.current_time()))
-        return self._perform(self._machine.fetched(head, trio.current_time()))
+        """One that cannot be kept ends the run: asked for again, it would be sent again, and again."""
+        await self._shop.keep(Candidate(head, parameters, ()))
+        self._perform(self._machine.fetched(head, trio.current_time()))
 
     async def _adopt(self, effect: fx.Adopt, others: tuple[Certificate, ...], roster: tuple[bytes, ...]) -> None:
         """Make a state the base; then the effects that came after it may be performed."""

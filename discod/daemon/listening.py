@@ -13,7 +13,7 @@ from discod.daemon.peers import Peers
 from discod.daemon.routing import Router, RunEvent
 from discod.daemon.runs import Runs
 from discod.daemon.tasks import Tasks
-from discod.errors import Broken, PeerError
+from discod.errors import Broken, PeerError, UserError
 from discod.identity import short_id
 from discod.p2p.mesh import (
     BulkArrived,
@@ -68,8 +68,7 @@ class Listener:
             case SignalingDown(mesh, url, why):
                 self._signaling("signaling.lost", mesh, url, why)
             case Warned(text, hint):
-                self._warnings.append({"text": text, "try": hint})
-                structlog.get_logger().warning("links.warned", text=text)
+                self._warn(text, hint)
 
     def _link(self, event: LinkUp | LinkDown) -> None:
         self._peers.last_seen[event.peer] = time.time()
@@ -108,7 +107,7 @@ class Listener:
         """The records of a mesh changed, or are looked at for the first time."""
         if mesh not in self._meshes.ids():
             return
-        self._meshes.changed(mesh)
+        self._keep(mesh)
         members = self._meshes.members(mesh)
         known = self._members.get(mesh)
         self._members[mesh] = members.members()
@@ -117,6 +116,19 @@ class Listener:
         self._tasks.scan(mesh)
         self._runs.resume()
         self._runs.heard(mesh)
+
+    def _keep(self, mesh: bytes) -> None:
+        """What a full disk does not take is known all the same, and kept with the next change."""
+        try:
+            self._meshes.changed(mesh)
+        except UserError as error:
+            self._warn(error.message, error.hint)
+
+    def _warn(self, text: str, hint: str) -> None:
+        warning = {"text": text, "try": hint}
+        if warning not in self._warnings:
+            self._warnings.append(warning)
+        structlog.get_logger().warning("links.warned", text=text)
 
     def _who(self, peer: bytes) -> dict[str, str]:
         for mesh in self._meshes.ids():

@@ -9,7 +9,8 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -39,6 +40,21 @@ class _Forward(logging.Handler):
         log.log(record.levelno, "library.log", logger=record.name, text=record.getMessage(), exc_info=info)
 
 
+class _Patient:
+    """A stream whose failures stop nobody: a full disk, a terminal that is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def set_up(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
     """Configure the process's log. style: auto, console or json."""
     out = stream or sys.stderr
@@ -53,7 +69,7 @@ def set_up(level: str = "info", style: str = "auto", stream: TextIO | None = Non
             structlog.dev.ConsoleRenderer(colors=out.isatty()) if console else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Patient(out))),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[_Forward()], force=True)

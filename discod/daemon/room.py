@@ -32,6 +32,10 @@ class Room:
         self._sums: dict[tuple[int, bytes], Words] = {}  # all that are here, by chunk and hash
         self._taken: set[int] = set()  # chunks whose place in the total somebody writes, or wrote, to
 
+    def start(self, chunk: int) -> int:
+        """The word at which a chunk begins."""
+        return self._bounds[chunk][0]
+
     def piece(self, chunk: int) -> Words:
         """My own words of a chunk."""
         if self.mine is None:

@@ -33,7 +33,8 @@ class Turn:
 
     def offer(self, local: Vector, weight: int) -> None:
         """The trainer waits from now on."""
-        self.local, self.weight, self._answer, self._answered = local, weight, None, trio.Event()
+        self.local, self.weight, self._answered = local, weight, trio.Event()
+        self._answer = self._error = None
         self._error = None
 
     def settle(self, answer: JointState | None) -> None:

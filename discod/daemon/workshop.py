@@ -11,6 +11,7 @@ before a Done. Cancellation lets a thread finish; what it wrote is then found at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -19,7 +20,19 @@ import trio
 from discod.daemon.kept import Kept, Shelf
 from discod.daemon.room import Room
 from discod.errors import UserError
-from discod.ring import BLOCK, FULL_WEIGHT, Codec, Encoded, NotFinite, apply_mean, combine, encode, weight_word
+from discod.masks import Masks
+from discod.ring import (
+    BLOCK,
+    FULL_WEIGHT,
+    Codec,
+    Encoded,
+    NotFinite,
+    apply_mean,
+    check_bound,
+    combine,
+    encode,
+    weight_word,
+)
 from discod.train.layers import layout
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
@@ -54,6 +67,16 @@ class Workshop:
         self._read = trio.Event()
 
     @property
+    def weighted(self) -> bool:
+        """Whether the last word of an update is its weight; under noise every peer counts alike (privacy.md 1)."""
+        return self._task.privacy.unit == "none"
+
+    @property
+    def words(self) -> int:
+        """Of an encoded update."""
+        return len(self.base) + self.weighted
+
+    @property
     def state(self) -> bytes:
         """The (32,) hash of the base."""
         return head_hash(self.head)
@@ -66,7 +89,7 @@ class Workshop:
     def open(self, rid: bytes, codec: Codec) -> Room:
         """The buffers of an attempt, made when they are first asked for."""
         if rid not in self._rooms:
-            self._rooms[rid] = Room(len(self.base) + 1, codec)
+            self._rooms[rid] = Room(self.words, codec)
         return self._rooms[rid]
 
     def room(self, rid: bytes) -> Room | None:
@@ -78,18 +101,18 @@ class Workshop:
         self._rooms.pop(rid, None)
 
     async def contribute(
-        self, room: Room, rid: bytes, local: Vector, origin: Vector, samples: int, batches: int
+        self, room: Room, rid: bytes, masks: Masks | None, local: Vector, origin: Vector, samples: int, batches: int
     ) -> tuple[bytes, ...]:
-        """Encode `local` - `origin`, both (d,), and put its spent record on disk; the hashes of the chunks.
+        """Encode `local` - `origin`, both (d,), under `masks`, and put its spent record on disk; the chunks' hashes.
 
         Raises: UserError (update-not-finite, disk-full).
         """
         self.reached("contribute", self.next_round)
-        words = np.empty(len(self.base) + 1, np.uint32)
+        words = np.empty(self.words, np.uint32)
         state, weight = self.state, self._weight_word(samples)
 
         def work() -> Encoded:
-            encoded = encode(local, origin, room.codec, weight, words)
+            encoded = encode(local, origin, room.codec, weight, words, masks)
             self._shelf.spend(state, rid, batches)
             return encoded
 
@@ -103,27 +126,31 @@ class Workshop:
         self.reached("spent", self.next_round)
         return encoded.hashes
 
-    async def combine(self, room: Room, chunk: int, included: tuple[bytes, ...], me: bytes) -> bytes:
-        """Sum a chunk over exactly these peers; the hash of the sum."""
+    async def combine(
+        self, room: Room, chunk: int, included: tuple[bytes, ...], opening: Masks | None, me: bytes
+    ) -> bytes:
+        """Sum a chunk over exactly these peers and take `opening` off; the hash of the sum."""
         self.reached("combine", self.next_round)
         pieces, out = room.prepare(chunk, included, me)
-        if out.size <= SMALL_WORDS:
-            hash_ = combine(pieces, out)
-        else:
-            hash_ = await trio.to_thread.run_sync(combine, pieces, out)
+        work = partial(combine, pieces, out, room.start(chunk), opening)
+        hash_ = work() if out.size <= SMALL_WORDS else await trio.to_thread.run_sync(work)
         room.combined(chunk, out, hash_)
         return hash_
 
     async def apply(self, room: Room, sums: tuple[bytes, ...], included: tuple[bytes, ...]) -> Head:
-        """The next joint state, on disk. Raises: UserError (weights-out-of-bounds, disk-full)."""
+        """The next joint state, on disk. Raises: UserError (sum-out-of-bounds, sum-unknown, disk-full)."""
         self.reached("apply", self.next_round)
-        before, base, total = self.head, self.base, room.total(sums)
-        if not 0 < int(total[-1]) <= FULL_WEIGHT * room.codec.peers:
-            raise UserError("the weights of the sum are out of bounds", code="weights-out-of-bounds")
-        parameters = total[:-1].view(np.float32)  # in place: one vector less
+        before, base, total, peers = self.head, self.base, room.total(sums), len(included)
+        if self.weighted and not 0 < int(total[-1]) <= FULL_WEIGHT * room.codec.peers:
+            raise UserError("the weights of the sum are out of bounds", code="sum-out-of-bounds")
+        if not self.weighted and not peers:
+            raise UserError("nobody has said whose updates are in the sum", code="sum-unknown")
+        parameters = total[: len(base)].view(np.float32)  # in place: one vector less
 
         def work() -> Head:
-            made = apply_mean(base, total, room.codec, parameters)
+            if not check_bound(total[: len(base)], room.codec, peers or room.codec.peers):
+                raise UserError("a sum is larger than its updates can be", code="sum-out-of-bounds")
+            made = apply_mean(base, total, room.codec, parameters, None if self.weighted else peers)
             head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
             self._shelf.save(head, parameters)
             return head
@@ -166,8 +193,10 @@ class Workshop:
             self._read.set()
             self._read = trio.Event()
 
-    def _weight_word(self, samples: int) -> int:
+    def _weight_word(self, samples: int) -> int | None:
         rule, task = self._task.aggregation, self._task
+        if not self.weighted:
+            return None
         if rule.weighting == "uniform":
             return FULL_WEIGHT
         return weight_word(samples, rule.weight_cap or task.round_duration * task.batch_size)

@@ -23,6 +23,7 @@ from discod.ring import chunk_bounds
 from discod.wire.rounds import Advert, Envelope, Leave, Roster, Signed, parse_body
 
 READVERT_SECONDS = (0.5, 2.0)  # jitter after a lost attempt
+LEAST_SECURE = 3  # of two, each knows the other's update from the sum
 PAUSE_SECONDS = (5.0, 600.0)  # after three Manifests came to nothing; doubled each time
 
 
@@ -151,7 +152,7 @@ class Calling:
         return era_of(self._rules.scope, self._chain.base.round, self._chain.base_hash)
 
     def quorum(self) -> int:
-        return max(self._rules.min_peers, self._threshold(0))
+        return max(self._rules.min_peers, self._threshold(0), LEAST_SECURE if self._rules.secure else 0)
 
     def _threshold(self, peers: int) -> int:
         return threshold_of(peers, len(self._keyring.trainers()) if self._rules.majority else 0)

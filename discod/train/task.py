@@ -23,6 +23,7 @@ TASK_LABEL = b"discod/task/1"
 SCHEMA = 1
 MAX_TASK_BYTES = 16_384
 MAX_FEATURES = 1 << 24  # inputs of one row
+LEAST_SECURE = 3  # peers in a secure sum
 LENET_SIDE = 16  # pixels; below it two 5x5 convolutions and two poolings leave nothing
 PER_EXAMPLE = frozenset(("logreg", "mlp", "mlp-2nn", "lenet"))  # models that tell the gradient of each row (models/)
 
@@ -94,7 +95,10 @@ class RoundSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How updates become one."""
 
-    aggregator: Annotated[Literal["mean"], Meta(description="mean")] = "mean"
+    aggregator: Annotated[
+        Literal["secure", "mean"],
+        Meta(description="secure (nobody sees an update, 3 peers at least), or mean (peers see slices of them)"),
+    ] = "secure"
     weighting: Annotated[Literal["samples", "uniform"], Meta(description="by samples seen, or all alike")] = "samples"
     weight_cap: Annotated[
         int, Meta(ge=0, le=1 << 31, description="samples that count at most; 0: a full round of batches")
@@ -313,7 +317,14 @@ def _privacy(spec: TaskSpec) -> tuple[str, str] | None:
     return None
 
 
-_CHECKS = (_schema, _features, _scale, _columns, _model, _bounds, _privacy)
+def _secrecy(spec: TaskSpec) -> tuple[str, str] | None:
+    if spec.scheme == "local" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
+        return None
+    why = f"aggregator secure needs {LEAST_SECURE} peers, min_peers is {spec.round.min_peers}: two would know each other's"
+    return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
+
+
+_CHECKS = (_secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)
 
 
 def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import trio
@@ -37,7 +37,7 @@ NAMES = ("anna", "bert", "carl", "dora")
 D = 32  # dense1.weight (3, 2) and dense1.bias (2,), each with its gap
 
 
-def task_of(min_peers: int, **aggregation: Any) -> TaskSpec:
+def task_of(min_peers: int, aggregator: Literal["mean", "secure"] = "mean", **aggregation: Any) -> TaskSpec:
     """A small task; 100 samples weigh most."""
     task = TaskSpec(
         name="t",
@@ -45,7 +45,7 @@ def task_of(min_peers: int, **aggregation: Any) -> TaskSpec:
         model=ModelSpec("logreg"),
         training=TrainingSpec(batch_size=25),
         round=RoundSpec(rounds=9, round_duration=4, min_peers=min_peers),
-        aggregation=AggregationSpec(**aggregation),
+        aggregation=AggregationSpec(aggregator, **aggregation),
     )
     assert layout(task).d == D
     return task

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -41,13 +43,16 @@ def same(states: list[JointState | None]) -> JointState:
     return first
 
 
-async def test_three_exchanges_keep_the_contract_and_agree(autojump_clock: MockClock, tmp_path: Path) -> None:
+@pytest.mark.parametrize("aggregator", ["mean", "secure"])
+async def test_three_exchanges_keep_the_contract_and_agree(
+    autojump_clock: MockClock, tmp_path: Path, aggregator: Literal["mean", "secure"]
+) -> None:
     came: dict[str, list[JointState | None]] = {}
 
     async def drive(peer: Peer) -> None:
         came[peer.name] = await check_exchange(peer.exchange, D)
 
-    async with circle(tmp_path, 3, task_of(3)) as c, trio.open_nursery() as nursery:
+    async with circle(tmp_path, 3, task_of(3, aggregator)) as c, trio.open_nursery() as nursery:
         for peer in c.peers:
             nursery.start_soon(drive, peer)
     task, base, bound = task_of(3), np.zeros(D, np.float32), 1.0
@@ -182,6 +187,21 @@ async def test_training_that_starts_after_the_base_moved_starts_from_it(
         assert (newer.round, newer.contributors) == (1, state.contributors)
         assert newer.parameters.tobytes() == state.parameters.tobytes()
         assert await dora.begin() is None
+
+
+async def test_training_that_ends_after_the_last_round_was_certified_gets_its_state(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    task = task_of(4)
+    task = msgspec.structs.replace(task, round=msgspec.structs.replace(task.round, rounds=1))
+    async with circle(tmp_path, 4, task) as c:
+        dora = c.peers[3]
+        await c.begin()
+        state = await certified_without_dora(c, 0.25)
+        last = await dora.share(1.0)  # nobody holds a round with it any more
+        assert last is not None
+        assert (last.round, last.parameters.tobytes()) == (1, state.parameters.tobytes())
+        assert dora.told("round.shared") == []
 
 
 async def test_an_update_that_was_spent_is_dropped_once_the_base_moves(

@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import logging
@@ -60,3 +61,12 @@ def test_the_console_form_is_for_people() -> None:
     structlog.get_logger().info("peer.connected", peer="lab-b")
     assert "peer.connected" in out.getvalue()
     assert "lab-b" in out.getvalue()
+
+
+def test_a_log_that_takes_nothing_stops_nobody() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    set_up("info", "json", Full())
+    structlog.get_logger().info("round.finished", round=3)

@@ -16,7 +16,7 @@ from discod.demo.audit import raw_rows
 from discod.ring import chunk_bounds
 from discod.train.datasets import normalised
 from discod.train.standin import apply_batch
-from discod.train.task import DataSpec, ModelSpec, RoundSpec, TaskSpec, TrainingSpec
+from discod.train.task import AggregationSpec, DataSpec, ModelSpec, RoundSpec, TaskSpec, TrainingSpec
 from discod.train.vector import Vector
 from discod.wire.links import BULK, CONTROL, DATA
 from tests.daemon.company import Part, add_rows, train
@@ -39,6 +39,7 @@ def task_of(data: DataSpec) -> TaskSpec:
         model=ModelSpec("logreg"),
         training=TrainingSpec(batch_size=8),
         round=RoundSpec(rounds=3, round_duration=2, min_peers=3, straggle_seconds=60.0),
+        aggregation=AggregationSpec("mean"),
     )
 
 

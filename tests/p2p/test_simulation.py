@@ -10,6 +10,7 @@ from discod.wire.rounds import NO_RID, Links, make_envelope
 from tests.p2p.world import SCOPE, FakeKeyring, World
 
 RUNS = 60
+SECURE_RUNS = 30
 
 
 def calm(world: World, seconds: float, rounds: int) -> None:
@@ -35,6 +36,24 @@ def test_three_peers_agree_without_faults() -> None:
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_random_faults(seed: int) -> None:
     world = World(2 + seed % 8, seed, words=17 * (1 + seed % 5))
+    world.boot()
+    peers = list(world.hosts)
+    for _ in range(12):
+        world.run(world.random.uniform(0.1, 12.0))
+        fault(world, peers)
+    calm(world, 600.0, 8)
+
+
+def test_peers_agree_on_secure_sums_without_faults() -> None:
+    world = World(5, seed=1, min_peers=5, secure=True)
+    world.boot()
+    assert world.run(120.0, lambda: min(h.round for h in world.alive()) >= 20)
+    assert set(world.closed) <= {"certified", "another base"}  # four of five certify what the slowest then fetches
+
+
+@pytest.mark.parametrize("seed", range(1000, 1000 + SECURE_RUNS))
+def test_random_faults_of_secure_sums(seed: int) -> None:
+    world = World(3 + seed % 6, seed, min_peers=3, words=17 * (1 + seed % 5), secure=True)
     world.boot()
     peers = list(world.hosts)
     for _ in range(12):

@@ -10,77 +10,20 @@ import heapq
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from hashlib import sha256
 
-from discod.errors import Broken, PeerError, Refused
+from discod.errors import PeerError, Refused
+from discod.masks import Masks
 from discod.p2p import effects as fx
 from discod.p2p.chain import Chain
 from discod.p2p.round import Round
 from discod.p2p.rules import Rules, Spent
-from discod.wire.codec import digest, encode
-from discod.wire.rounds import Certificate, Envelope, Head, Signed, head_hash, parse_envelope, sign_label
+from discod.wire.codec import digest
+from discod.wire.rounds import Certificate, Head, Signed, head_hash
+from tests.p2p.tokens import SCOPE, Disk, FakeKeyring, Tokens, genesis, parameters_hash, peer_id
 
-Tokens = frozenset[tuple[bytes, int]]
-SCOPE = digest("test/scope")
-
-
-def peer_id(number: int) -> bytes:
-    return digest("test/peer", bytes([number]))
-
-
-@dataclass
-class FakeKeyring:
-    """Signatures that anybody in the test could forge, and nobody does."""
-
-    me: bytes
-    everybody: frozenset[bytes]
-
-    def sign(self, envelope: Envelope) -> Signed:
-        raw = encode(envelope)
-        return Signed(raw, self._signature(self.me, envelope.kind, raw))
-
-    def check(self, signed: Signed) -> Envelope:
-        envelope = parse_envelope(signed)
-        if envelope.sender not in self.everybody:
-            raise Refused(envelope.sender, "a stranger")
-        if signed.signature != self._signature(envelope.sender, envelope.kind, signed.envelope):
-            raise Broken(envelope.sender, "bad signature")
-        return envelope
-
-    def trainers(self) -> frozenset[bytes]:
-        return self.everybody
-
-    def members_digest(self) -> bytes:
-        return digest("test/members", *sorted(self.everybody))
-
-    @staticmethod
-    def _signature(peer: bytes, kind: str, raw: bytes) -> bytes:
-        return sha256(peer + sign_label(kind) + raw).digest() * 2
-
-
-def genesis(bound: float = 1.0) -> Head:
-    return Head(SCOPE, 0, bytes(32), bound, digest("test/parameters"))
-
-
-def parameters_hash(tokens: Tokens) -> bytes:
-    return digest("test/parameters", *(peer + n.to_bytes(4, "little") for peer, n in sorted(tokens)))
-
-
-@dataclass
-class Disk:
-    """What a crash leaves behind."""
-
-    head: Head
-    tokens: Tokens = frozenset()
-    headers: dict[bytes, Certificate] = field(default_factory=dict)
-    roster: tuple[bytes, ...] = ()
-    spent: Spent = field(default_factory=Spent)
-    seq: int = 0
-    trained: int = 0
-    candidates: dict[bytes, tuple[Head, Tokens]] = field(default_factory=dict)  # by rid
+__all__ = ["SCOPE", "FakeKeyring", "Host", "Tokens", "World", "genesis", "parameters_hash", "peer_id"]
 
 
 class Host:
@@ -147,12 +90,14 @@ class Host:
             case fx.SendSnapshot(to, state):
                 assert state == head_hash(self.disk.head)
                 world.snapshot(self.peer, to, self.disk.head, self.disk.tokens)
-            case fx.Contribute(rid, _):
+            case fx.Contribute(rid, masks):
+                world.mask(rid, self.peer, masks)
                 self.disk.spent.manifests += 1
                 self.mine[rid] = frozenset(self.update)
                 hashes = tuple(self._hash("piece", rid, c, self.mine[rid]) for c in range(self._roster_size(rid)))
                 self.later(lambda m: m.contributed(rid, hashes, world.now))
-            case fx.Combine(rid, chunk, included, _):
+            case fx.Combine(rid, chunk, included, opening):
+                world.check_opening(rid, included, opening)
                 parts = [self.mine[rid] if p == self.peer else self.pieces[rid, p, chunk] for p in included]
                 total = frozenset().union(*parts)
                 assert len(total) == sum(map(len, parts))
@@ -219,9 +164,19 @@ class Host:
 class World:
     """The hosts, the network between them, and the clock."""
 
-    def __init__(self, peers: int, seed: int, min_peers: int = 2, words: int = 100, majority: bool = False) -> None:
+    def __init__(
+        self,
+        peers: int,
+        seed: int,
+        min_peers: int = 2,
+        words: int = 100,
+        majority: bool = False,
+        *,
+        secure: bool = False,
+    ) -> None:
         self.random = random.Random(seed)
-        self.rules = Rules(SCOPE, words, min_peers, majority)
+        self.rules = Rules(SCOPE, words, min_peers, majority, secure=secure)
+        self.masked: dict[tuple[bytes, bytes], Masks] = {}  # (rid, peer) -> what hides its words
         self.now = 0.0
         self.hosts: dict[bytes, Host] = {}
         self.cut: set[frozenset[bytes]] = set()
@@ -379,6 +334,23 @@ class World:
         self._deliver(a, b, self.delay() * 3, True, call)
 
     # -- laws -----------------------------------------------------------------------------------------------------
+
+    def mask(self, rid: bytes, peer: bytes, masks: Masks | None) -> None:
+        """Under one rid a peer masks once."""
+        assert (masks is not None) == self.rules.secure
+        if masks is not None:
+            assert self.masked.setdefault((rid, peer), masks) == masks
+
+    def check_opening(self, rid: bytes, included: Iterable[bytes], opening: Masks | None) -> None:
+        """What hides the words of exactly these peers, and what is taken off their sum, is nothing in all."""
+        if opening is None:
+            assert not self.rules.secure
+            return
+        plus, minus = Counter(opening.plus), Counter(opening.minus)
+        for peer in included:
+            plus.update(self.masked[rid, peer].plus)
+            minus.update(self.masked[rid, peer].minus)
+        assert plus == minus, "a sum that stays hidden"
 
     def check_certificate(self, certificate: Certificate) -> None:
         """One rid, one state."""
