@@ -126,9 +126,11 @@ def book(connection: sqlite3.Connection, task: bytes, cost: Charge) -> float:
 
 def exhausted(budget: Budget, cost: Charge) -> BudgetExhausted:
     """The sentence for a charge that is not covered."""
+    spent, after, delta = budget.spent, budget.spent_with(cost), f"{budget.delta:g}".replace("e-0", "e-")
+    more = f"make it {after:.2f}" if after < math.inf else "pass it by far"
     why = (
-        f"the privacy budget of {cost.path} is used up: epsilon {budget.spent:.2f} of {budget.epsilon:g} is spent "
-        f"(delta {budget.delta:g}), and the next update would make it {budget.spent_with(cost):.2f}"
+        f"the privacy budget of {cost.path} is used up: epsilon {spent:.2f} of {budget.epsilon:g} is spent "
+        f"(delta {delta}), and the next update would {more}"
     )
     return BudgetExhausted(why, "discod privacy shows by what; discod privacy raise DATASET --to E --reason TEXT")
 

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 from discod.daemon.charging import Charging, Content, content_of, noise_for_data
 from discod.daemon.turn import told
 from discod.errors import BadData, BudgetExhausted, LedgerDamaged, LocalError, UserError
+from discod.privacy.accountant import epsilon_of
 from discod.privacy.plan import Noise
 from discod.store import SpentRow, Store
 from discod.train.datasets import infer, load
@@ -28,11 +29,14 @@ NOISE = Noise(0.1, 2.0, 100, 1e-5, 1.0)
 HUGE = np.float32(3e38)
 
 
-def private(momentum: float = 0.0, **rule: Any) -> TaskSpec:
-    spec = builtin_task("digits", 2)
+def private(momentum: float = 0.0) -> TaskSpec:
+    spec = public()
     training = msgspec.structs.replace(spec.training, momentum=momentum)
-    rule = {"unit": "record", "noise_multiplier": 2.0} | rule
-    return msgspec.structs.replace(spec, training=training, privacy=PrivacySpec(**rule))
+    return msgspec.structs.replace(spec, training=training, privacy=PrivacySpec("record", noise_multiplier=2.0))
+
+
+def public() -> TaskSpec:
+    return msgspec.structs.replace(builtin_task("digits", 2), privacy=PrivacySpec())
 
 
 def charging(momentum: float = 0.0, content: Content | None = CONTENT) -> Charging:
@@ -42,16 +46,18 @@ def charging(momentum: float = 0.0, content: Content | None = CONTENT) -> Chargi
     return made
 
 
-def steps_of(cost: Any) -> float:
-    """How many steps a charge is for."""
-    assert cost is not None
-    assert cost.delta == pytest.approx(NOISE.overflow * round(cost.delta / NOISE.overflow))
-    return cost.record[0] / NOISE.per_round(1)[0]
+def epsilon(steps: int) -> float:
+    """What so many of its steps cost; a budget's delta is the same."""
+    return epsilon_of(NOISE.per_round(steps), NOISE.delta, NOISE.overflow * steps)
 
 
 def sent(made: Charging, batches: int) -> float:
-    steps = steps_of(made.charge(batches))
+    """How many steps an update of this batch is charged for."""
+    cost = made.charge(batches)
     made.paid(batches)
+    assert cost is not None
+    steps = cost.record[0] / NOISE.per_round(1)[0]
+    assert cost.delta == pytest.approx(NOISE.overflow * steps)
     return steps
 
 
@@ -73,13 +79,7 @@ def test_every_step_that_a_sent_update_holds_is_charged_once(done: list[int | st
             made.start_anew(batches)
             held = held if momentum else set()  # velocities remember
     assert paid == pytest.approx(len(released))
-    assert made.epsilon == pytest.approx(0.0 if not released else NOISE_EPSILON(len(released)))
-
-
-def NOISE_EPSILON(steps: int) -> float:  # noqa: N802  (a figure of NOISE)
-    from discod.privacy.accountant import epsilon_of
-
-    return epsilon_of(NOISE.per_round(steps), NOISE.delta, NOISE.overflow * steps)
+    assert made.epsilon == pytest.approx(epsilon(len(released)))
 
 
 def row(batches: int) -> SpentRow:
@@ -96,7 +96,7 @@ def test_a_restart_pays_for_what_a_checkpoint_holds_and_not_again_for_what_was_s
 
 
 def test_what_costs_nothing() -> None:
-    plain = Charging(builtin_task("digits", 2))
+    plain = Charging(public())
     plain.trains(None)
     assert plain.charge(8) is None
     assert plain.shown() is None
@@ -165,7 +165,7 @@ def test_noise_follows_from_the_rows_that_are_trained_on(tmp_path: Path) -> None
     found = noise_for_data(spec, str(path))
     assert found is not None
     assert found.q == 1.0 == min(1.0, spec.batch_size / 30)
-    assert noise_for_data(builtin_task("digits", 2), str(path)) is None
+    assert noise_for_data(public(), str(path)) is None
 
 
 def test_peers_do_not_hear_where_data_lie() -> None:
@@ -199,7 +199,7 @@ async def test_a_lost_round_stays_charged_and_the_next_pays_for_its_own_steps(
         dora.exchange.batches = 4
         anna.parameters[0] = bert.parameters[0] = HUGE  # two leave: the attempt is lost after dora has spent
         assert await c.share([(carl, 0.5, 100), (dora, 0.5, 100), (anna, 0.0, 1), (bert, 0.0, 1)]) == [None] * 4
-        assert store.budget(CONTENT.hash).spent == pytest.approx(NOISE_EPSILON_OF_BUDGET(4))
+        assert store.budget(CONTENT.hash).spent == pytest.approx(epsilon(4))
         for peer in (anna, bert):
             peer.parameters[0] = first[0]
         for peer in c.peers:
@@ -207,12 +207,8 @@ async def test_a_lost_round_stays_charged_and_the_next_pays_for_its_own_steps(
         dora.exchange.batches = 12
         states = await c.share([(peer, 0.25, 100) for peer in c.peers])
         assert None not in states
-        assert store.budget(CONTENT.hash).spent == pytest.approx(NOISE_EPSILON_OF_BUDGET(12))
+        assert store.budget(CONTENT.hash).spent == pytest.approx(epsilon(12))
         assert len(store.spent(dora.task.id)) == 2
-
-
-def NOISE_EPSILON_OF_BUDGET(steps: int) -> float:  # noqa: N802  (a figure of NOISE)
-    return NOISE_EPSILON(steps)  # the budget's delta is NOISE's
 
 
 @pytest.mark.usefixtures("no_threads")
@@ -224,10 +220,10 @@ async def test_nothing_leaves_once_the_budget_is_used_up_or_unknown(
         anna, bert, carl = c.peers
         store = charge_for(anna)
         await c.begin()
-        store.spend(b"o" * 32, row(1), charging().charge(10_000 if not damaged else 1))
+        store.spend(b"o" * 32, row(1), charging().charge(4))
         if damaged:
             store.database.write("UPDATE share SET record = x'00'")
-        anna.exchange.batches = 100
+        anna.exchange.batches = 4 if damaged else 100_000
         caught: list[UserError] = []
 
         async def exhausted() -> None:
