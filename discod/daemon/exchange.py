@@ -82,9 +82,8 @@ class DecentralizedExchange:
         self._origin = shop.base  # what the update under way is measured from
         self._dropped = False  # what is being trained was spent under an older base
         rule, bulk, secure = task.round, 4 * shop.words / SLOW_LINK, task.aggregator == "secure"
-        rules = Rules(
-            scope, shop.words, min_peers, rule.quorum == "majority", rule.straggle_seconds, bulk, secure=secure
-        )
+        majority, witness = rule.quorum == "majority", task.aggregation.audit == "witness"
+        rules = Rules(scope, shop.words, min_peers, majority, rule.straggle_seconds, bulk, witness, secure)
         chain = Chain(kept.head, kept.certificates, kept.roster)
         # Higher than in any start before, whatever the clock says or whichever backup was restored.
         seq = store.next_number(f"seq {scope.hex()}", int(time.time())) << SEQ_BITS

@@ -83,7 +83,7 @@ class Attempt:
         self.out: list[fx.Effect] = []
         self.why = ""
         self._say, self._say_to, self._check = say, say_to, check
-        self.owners = Owners(terms.rid, terms.roster, terms.sizes)
+        self.owners = Owners(terms.rid, terms.roster, terms.sizes, witness=terms.witness)
         self.starting = Starting(terms, secure, now)
         self.tally = Tally(terms, check)
         self._early: list[tuple[Envelope, Message, Signed]] = []  # what can only be judged after the Start
@@ -346,11 +346,14 @@ class Attempt:
 
     def _share_sums(self, now: float) -> None:
         included, secure = self.tally.offered.get(self.tally.opened or b""), self.starting.secure
+        if self.terms.witness and (said := self.tally.disputed()):
+            self.out.extend(fx.Note("sum.disputed", peer, f"signed {hash_.hex()} as a sum") for peer, hash_ in said)
+            return self.close("two peers signed different sums of one chunk: one of them lies")
         if included is None:
-            return
+            return None
         if secure is not None and self._opening is None and not self._find_opening(secure, included):
-            return
-        self.hauling.share_sums(included, self._opening)
+            return None
+        return self.hauling.share_sums(included, self._opening)
 
     def _find_opening(self, secure: SecureSum, included: frozenset[bytes]) -> bool:
         """What t peers have shown opens the sum; a dealer whose shares rebuild nothing is named, the round is lost."""
@@ -369,11 +372,11 @@ class Attempt:
         """A chunk without its Sum goes to the next owner in order, also from an owner that is linked but silent."""
         self.clocks.move = now + MOVE_SECONDS + self.terms.bulk
         for chunk in self.owners.chunks:
-            if not self.tally.has_sum(chunk):
+            if not self.tally.settled(chunk):
                 self.owners.move(chunk)
 
     def _skip_lost_owners(self) -> None:
         """After t Consents no leader is needed: nobody waits for an owner that is out."""
         for chunk in self.owners.chunks:
-            while not self.tally.has_sum(chunk) and self._out(self.owners.current(chunk)) and self.owners.move(chunk):
+            while not self.tally.settled(chunk) and self._out(self.owners.current(chunk)) and self.owners.move(chunk):
                 pass

@@ -215,7 +215,8 @@ class Calling:
         rules, sizes = self._rules, chunk_bounds(self._rules.words, len(call.roster))
         straggle = rules.straggle or max(LEAST_STRAGGLE_SECONDS, self.mine.took / 2)
         words = tuple(stop - start for start, stop in sizes)
-        return Terms(call.rid, self._keyring.me, call.roster, call.sender, call.threshold, words, straggle, rules.bulk)
+        me, bulk, witness = self._keyring.me, rules.bulk, rules.witness
+        return Terms(call.rid, me, call.roster, call.sender, call.threshold, words, straggle, bulk, witness)
 
     def sum_for(self, call: Call) -> SecureSum | None:
         """This peer's side of the secure sum of a roster that it has entered; None for `mean`."""

@@ -70,7 +70,8 @@ class Hauling:
         me, owners = self._terms.me, self._owners
         if me == owners.current(chunk):
             return True
-        return me == owners.current(chunk, 1) and (self._tally.opened is not None or sender == owners.current(chunk))
+        any_of_them = owners.witness or self._tally.opened is not None
+        return me == owners.current(chunk, 1) and (any_of_them or sender == owners.current(chunk))
 
     def run_clock(self, now: float) -> None:
         """What was refused may be sent again."""
@@ -85,7 +86,7 @@ class Hauling:
         if tally.opened and me not in tally.offered.get(tally.opened, self._terms.roster):
             return
         for chunk in self._owners.chunks:
-            if not tally.has_sum(chunk):
+            if not tally.settled(chunk):
                 for receiver in self._owners.receivers(chunk, me):
                     self._send("piece", receiver, chunk)
 
@@ -113,7 +114,7 @@ class Hauling:
     def _all_pieces(self, chunk: int, theirs: frozenset[bytes]) -> bool:
         """Whether all I wait for under this chunk is here; a safety copy comes alone and is receipted at once."""
         me = self._terms.me
-        if me != self._owners.current(chunk):
+        if me != self._owners.current(chunk) and not (self._owners.witness and me == self._owners.current(chunk, 1)):
             return True
         return all(p in theirs or p == me or self._is_out(p) for p in self._terms.roster)
 
@@ -121,11 +122,12 @@ class Hauling:
         """Sum the chunks I own over exactly `included`, take `opening` off them, and send what is summed."""
         terms = self._terms
         for chunk in self._owners.chunks:
-            due = chunk not in self._combining and terms.me in self._owners.so_far(chunk)
+            due = chunk not in self._combining and terms.me in self._owners.summers(chunk)
             if due and included <= self._tally.pieces_of(chunk):
                 self._combining.add(chunk)
                 ordered = tuple(p for p in terms.roster if p in included)
                 self._out.append(fx.Combine(terms.rid, chunk, ordered, opening))
-            if chunk in self._summed and self.wake == math.inf:
+            mine = chunk in self._summed and terms.me in self._owners.so_far(chunk)
+            if mine and self.wake == math.inf:
                 for peer in terms.roster:
                     self._send("sum", peer, chunk)

@@ -15,6 +15,7 @@ class Rules:
     majority: bool = False  # more than half of all trainers, instead of 2/3 of the roster
     straggle: float = 0.0  # how long the others have after the t-th Manifest; 0: half of the own training, 2 s at least
     bulk: float = 0.0  # expected time to move one vector
+    witness: bool = False  # a second peer sums each chunk too, and a sum counts only when both agree
     secure: bool = False  # updates are masked; else (`mean`) each owner sees its chunk of them
 
 

@@ -19,7 +19,7 @@ def complete(owners: Owners, tally: Tally, peer: bytes, gone: frozenset[bytes]) 
     return peer in tally.manifests and all(
         holder == peer or tally.receipted(holder, chunk, peer)
         for chunk in owners.chunks
-        for holder in (owners.holder(chunk, peer, gone),)
+        for holder in owners.holders(chunk, peer, gone)
     )
 
 
@@ -40,10 +40,11 @@ def silent_owners(owners: Owners, tally: Tally, terms: Terms, gone: frozenset[by
     """Owners without whose receipts too few peers would be complete; none while enough are."""
     if len(whole_peers(owners, tally, terms.roster, gone)) >= terms.threshold:
         return set()
-    named = {chunk: owners.owner(chunk, gone) for chunk in owners.chunks}
+    places = (0, 1) if owners.witness else (0,)
+    named = [(chunk, owners.owner(chunk, gone, place)) for chunk in owners.chunks for place in places]
     return {
         owner
-        for chunk, owner in named.items()
+        for chunk, owner in named
         if owner != terms.me and sum(tally.receipted(owner, chunk, p) for p in terms.roster) < terms.threshold - 1
     }
 

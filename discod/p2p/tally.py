@@ -76,6 +76,8 @@ class _Terms(Protocol):
     def threshold(self) -> int: ...
     @property
     def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def witness(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +274,30 @@ class Tally:
     def has_sum(self, chunk: int) -> bool:
         return chunk in self._sums and self.opened in (None, self._sums[chunk][0])
 
+    def settled(self, chunk: int) -> bool:
+        """Whether nothing more is needed of a chunk: its sum is here, with a witness by the word of two peers."""
+        if not self.has_sum(chunk):
+            return False
+        return not self._terms.witness or len(self._sayers(chunk).get(self._sums[chunk], ())) > 1
+
     def sums_complete(self) -> bool:
-        return all(not size or self.has_sum(c) for c, size in enumerate(self._terms.sizes))
+        return all(not size or self.settled(c) for c, size in enumerate(self._terms.sizes))
+
+    def disputed(self) -> list[tuple[bytes, bytes]]:
+        """(who, hash) of sums of a chunk that differ although they are over one set; which is false nobody knows."""
+        for chunk in range(len(self._terms.sizes)):
+            said = {sum_: peers for sum_, peers in self._sayers(chunk).items() if sum_[0] == self.opened}
+            if len(said) > 1:
+                return [(peer, hash_) for (_, hash_), peers in said.items() for peer in peers]
+        return []
+
+    def _sayers(self, chunk: int) -> dict[tuple[bytes, bytes], list[bytes]]:
+        """(uh, hash) -> who has signed it as the sum of a chunk."""
+        found: dict[tuple[bytes, bytes], list[bytes]] = {}
+        for (announced, peer), sum_ in self._announced.items():
+            if announced == chunk:
+                found.setdefault(sum_, []).append(peer)
+        return found
 
     def sums(self) -> tuple[bytes, ...]:
         """The hash of each chunk's sum, once they are complete."""

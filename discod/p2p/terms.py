@@ -39,6 +39,7 @@ class Terms:
     sizes: tuple[int, ...]  # words per chunk, in owner order; 0: the chunk causes no messages
     straggle: float  # seconds
     bulk: float  # expected seconds to move one vector
+    witness: bool = False  # two peers sum each chunk, and must agree
 
 
 @dataclass(slots=True)

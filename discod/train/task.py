@@ -99,6 +99,10 @@ class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["secure", "mean"],
         Meta(description="secure (nobody sees an update, 3 peers at least), or mean (peers see slices of them)"),
     ] = "secure"
+    audit: Annotated[
+        Literal["none", "witness"],
+        Meta(description="none, or witness: a second peer sums each chunk too, and both must agree (3 vectors sent)"),
+    ] = "none"
     weighting: Annotated[Literal["samples", "uniform"], Meta(description="by samples seen, or all alike")] = "samples"
     weight_cap: Annotated[
         int, Meta(ge=0, le=1 << 31, description="samples that count at most; 0: a full round of batches")
@@ -320,7 +324,8 @@ def _privacy(spec: TaskSpec) -> tuple[str, str] | None:
 def _secrecy(spec: TaskSpec) -> tuple[str, str] | None:
     if spec.scheme == "local" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
         return None
-    why = f"aggregator secure needs {LEAST_SECURE} peers, min_peers is {spec.round.min_peers}: two would know each other's"
+    least = spec.round.min_peers
+    why = f"aggregator secure needs {LEAST_SECURE} peers, min_peers is {least}: two would know each other's update"
     return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
 
 

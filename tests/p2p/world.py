@@ -173,9 +173,10 @@ class World:
         majority: bool = False,
         *,
         secure: bool = False,
+        witness: bool = False,
     ) -> None:
         self.random = random.Random(seed)
-        self.rules = Rules(SCOPE, words, min_peers, majority, secure=secure)
+        self.rules = Rules(SCOPE, words, min_peers, majority, secure=secure, witness=witness)
         self.masked: dict[tuple[bytes, bytes], Masks] = {}  # (rid, peer) -> what hides its words
         self.now = 0.0
         self.hosts: dict[bytes, Host] = {}
