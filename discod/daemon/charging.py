@@ -58,7 +58,7 @@ def noise_for_data(task: TaskSpec, source: str) -> Noise | None:
     found = datasets.load(source, task.data)
     if not task.is_private:
         return None
-    training, _ = datasets.split(found, task.training.validation_split, task.seed)
+    training, _ = datasets.split(found, task.training.validation_split, task.seed, by_row=True)
     return plan_noise(task, len(training))
 
 

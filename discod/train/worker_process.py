@@ -86,7 +86,8 @@ class _Loop:
     def _start(self, job: messages.Job) -> messages.Ready:
         self._task = job.task
         data = load(job.data, job.task.data)
-        training, validation = split(data, job.task.training.validation_split, job.task.seed)
+        rule, seed = job.task.training, job.task.seed
+        training, validation = split(data, rule.validation_split, seed, by_row=job.task.is_private)
         self._sides: dict[str, Dataset | None] = {"train": training, "validation": validation}
         noise = plan_noise(job.task, len(training))
         self._engine = self._build(job, training, noise)

@@ -27,8 +27,8 @@ from discod.train.templates import builtin_task
 from tests.daemon.conftest import Home, in_thread
 
 MakeHome = Callable[[str], Home]
-ROWS, BATCH, STEPS = 300, 32, 2
-Q = BATCH / 270  # a tenth of the rows is kept to measure on
+ROWS, BATCH, STEPS = 270, 32, 2
+Q = BATCH / ROWS
 
 
 def private_task(rounds: int, z: float) -> str:
@@ -39,7 +39,7 @@ def private_task(rounds: int, z: float) -> str:
             spec,
             target=None,
             round=msgspec.structs.replace(spec.round, rounds=rounds, round_duration=STEPS),
-            training=msgspec.structs.replace(spec.training, batch_size=BATCH, validation_split=0.1),
+            training=msgspec.structs.replace(spec.training, batch_size=BATCH, validation_split=0.0),
             privacy=PrivacySpec(unit="record", noise_multiplier=z),
         )
     )

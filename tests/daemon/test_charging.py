@@ -19,7 +19,7 @@ from discod.errors import BadData, BudgetExhausted, LedgerDamaged, LocalError, U
 from discod.privacy.accountant import epsilon_of
 from discod.privacy.plan import Noise
 from discod.store import SpentRow, Store
-from discod.train.datasets import infer, load
+from discod.train.datasets import infer, load, split
 from discod.train.task import PrivacySpec, TaskSpec
 from discod.train.templates import builtin_task
 from tests.daemon.circle import D, Peer, circle, in_place, task_of
@@ -161,10 +161,13 @@ def test_noise_follows_from_the_rows_that_are_trained_on(tmp_path: Path) -> None
     path = tmp_path / "a.npz"
     np.savez(path, **rows())
     spec = private()
-    spec = msgspec.structs.replace(spec, training=msgspec.structs.replace(spec.training, validation_split=0.25))
+    rule = msgspec.structs.replace(spec.training, validation_split=0.25, batch_size=8)
+    spec = msgspec.structs.replace(spec, training=rule)
     found = noise_for_data(spec, str(path))
+    training, kept = split(load(path, spec.data), 0.25, spec.seed, by_row=True)
     assert found is not None
-    assert found.q == 1.0 == min(1.0, spec.batch_size / 30)
+    assert kept is not None
+    assert found.q == 8 / len(training) > 8 / 40
     assert noise_for_data(public(), str(path)) is None
 
 

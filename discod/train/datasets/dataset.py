@@ -19,6 +19,7 @@ from discod.train.vector import philox
 
 CONTENT_LABEL = b"discod/data/1"
 VALIDATION_LABEL = b"discod/validation-rows/1"
+ROW_SIDE_LABEL = b"discod/validation-row/1"
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,16 @@ def _hashed(inputs: NDArray[Any], labels: NDArray[np.int32], classes: int) -> Da
     return Dataset(inputs, labels, classes, digest.digest())
 
 
-def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+def split(dataset: Dataset, fraction: float, seed: int, *, by_row: bool = False) -> tuple[Dataset, Dataset | None]:
     """(training rows, validation rows): `fraction` of the rows, drawn by the task's seed and content; None if empty.
 
     At least one row stays on the training side, and on the validation side unless `fraction` is 0 or there is one row.
+    With `by_row` each row's side follows from that row alone, so that one row more or less moves no other: what is
+    promised for a record under noise holds for nothing else. About `fraction` then, and all may be on one side.
     """
+    if by_row and fraction > 0:
+        kept_rows = _chances(dataset, seed) < fraction
+        return dataset.rows(np.flatnonzero(~kept_rows)), _rows_or_none(dataset, np.flatnonzero(kept_rows))
     n = len(dataset)
     kept = min(max(round(n * fraction), 1), n - 1) if fraction > 0 else 0
     if kept == 0:
@@ -109,6 +115,22 @@ def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Datase
     words = philox(VALIDATION_LABEL, seed.to_bytes(8, "big"), dataset.content_hash).random_raw(n)
     order = np.argsort(words, kind="stable")
     return dataset.rows(np.sort(order[kept:])), dataset.rows(np.sort(order[:kept]))
+
+
+def _rows_or_none(dataset: Dataset, index: NDArray[np.intp]) -> Dataset | None:
+    return dataset.rows(index) if len(index) else None
+
+
+def _chances(dataset: Dataset, seed: int) -> NDArray[np.float64]:
+    """(n,) a number in [0, 1) for each row, from the seed and what the row holds."""
+    start = hashlib.sha256(ROW_SIDE_LABEL + seed.to_bytes(8, "big"))
+    little = dataset.inputs.astype(dataset.inputs.dtype.newbyteorder("<"), copy=False)
+    words = []
+    for inputs, label in zip(little, dataset.labels.tolist(), strict=True):
+        digest = start.copy()
+        digest.update(inputs.tobytes() + int(label).to_bytes(4, "little"))
+        words.append(int.from_bytes(digest.digest()[:6], "big"))
+    return np.array(words, np.float64) / 2.0**48
 
 
 def normalised(inputs: NDArray[Any], spec: DataSpec) -> NDArray[np.float32]:
