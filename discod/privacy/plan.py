@@ -4,7 +4,7 @@
     steps  rounds x round_duration: what a run without lost rounds takes
     z      the task's noise_multiplier, or the smallest with which all steps cost the task's epsilon at its delta
 
-The number of rows enters q and is not hidden by the noise (docs/security.md, 3, Noise).
+The number of rows enters q and is not hidden by the noise (docs/security.md, 2).
 """
 
 from __future__ import annotations
