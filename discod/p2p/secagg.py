@@ -16,8 +16,8 @@ Keys live in memory only, belong to one Advert, and die with its attempt. Sans-I
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import combinations, islice
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain, combinations, islice
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -35,7 +35,7 @@ from discod.wire.rounds import RoundKeys
 KEY_BYTES, SHARE_BYTES = 32, 33
 BOX_BYTES = 2 * SHARE_BYTES + 16  # two shares and the tag
 FIELD = 2**255 - 19
-TRIES = 64  # subsets of t shares that are tried when some rebuild nothing
+TRIES = 128  # sets of t shares that are tried when some rebuild nothing: all that leave one out, of 128 peers
 NONCE = bytes(12)  # a box key seals one box
 
 PROBE = X25519PrivateKey.from_private_bytes(b"\x40" * KEY_BYTES)  # no secret: with it, points of low order give zero
@@ -109,6 +109,7 @@ class SecureSum:
         )
         self._held: dict[bytes, tuple[bytes, bytes]] = {me: self._dealt[self._index[me]]}  # dealer -> shares of b, key
         self._shown: dict[bytes, tuple[bytes, ...]] = {}  # who unmasked -> one share for each of U1
+        self._right: tuple[int, ...] = ()  # whose shares have given a secret: tried first for the next
         self.started: tuple[bytes, ...] = ()  # U1, sorted; empty before the Start
         self.start = b""  # u1h
 
@@ -193,12 +194,13 @@ class SecureSum:
     def _rebuild(self, position: int, dealer: bytes, is_right: Callable[[bytes, bytes], bool]) -> bytes:
         """A secret from any t shares that give the one which the dealer's Advert promised."""
         shares = {self._index[peer]: shown[position] for peer, shown in sorted(self._shown.items())}
-        for chosen in islice(combinations(shares, self._threshold), TRIES):
+        for chosen in islice(_choices(self._right, tuple(shares), self._threshold), TRIES):
             try:
                 secret = join({index: shares[index] for index in chosen}, self._threshold)
             except Broken:
                 continue
             if is_right(dealer, secret):
+                self._right = chosen
                 return secret
         raise Refused(dealer, "shares that rebuild nothing it has promised")
 
@@ -228,6 +230,16 @@ class SecureSum:
 
     def _header(self, dealer: bytes, receiver: bytes) -> bytes:
         return b"".join((self._rid, dealer, receiver))
+
+
+def _choices(first: tuple[int, ...], indices: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Sets of `size` indices: `first`, then all that leave out nobody, one, two: only few show false shares."""
+    tried: set[tuple[int, ...]] = {()}
+    for left_out in chain.from_iterable(combinations(indices, count) for count in range(len(indices) - size + 1)):
+        for chosen in (first, tuple(index for index in indices if index not in left_out)[:size]):
+            if chosen not in tried:
+                tried.add(chosen)
+                yield chosen
 
 
 def _derive(secret: bytes, *info: bytes) -> bytes:
