@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,7 +29,7 @@ from discod.errors import UserError
 from discod.identity import Identity
 from discod.store import DatasetRow, SpentRow, open_store
 from discod.train.datasets import sample
-from discod.train.task import RoundSpec, TaskSpec
+from discod.train.task import AggregationSpec, RoundSpec, TaskSpec
 from discod.train.taskfile import dump_task
 from discod.train.templates import builtin_task
 
@@ -39,11 +39,11 @@ FLOATS, SECONDS_PER_BATCH, BATCHES = 5000, 0.1, 2
 NODE = (sys.executable, "-m", "discod", "signaling")
 
 
-def a_task(**rule: Any) -> TaskSpec:
+def a_task(aggregator: Literal["mean", "secure"] = "mean", **rule: Any) -> TaskSpec:
     """A task with short rounds of at least two peers."""
     spec = builtin_task("digits", 2)
     chosen = msgspec.structs.replace(RoundSpec(rounds=16, round_duration=BATCHES, min_peers=2), **rule)
-    return msgspec.structs.replace(spec, round=chosen, target=None)
+    return msgspec.structs.replace(spec, round=chosen, aggregation=AggregationSpec(aggregator), target=None)
 
 
 class Process:

@@ -57,7 +57,7 @@ def test_two_go_on_wherever_the_third_is_killed(three: Crew, phase: str) -> None
 
 @pytest.mark.parametrize("phase", ["spent", "applied", "adopt", "adopted"])
 def test_where_all_are_needed_they_wait_for_the_one_that_was_killed(three: Crew, phase: str) -> None:
-    task = a_task(rounds=ROUND + 3, min_peers=3)
+    task = a_task("secure", rounds=ROUND + 3, min_peers=3)
     victim = kill_in(phase, three, task)
     before = victim.spent(task)
     others = [three.peers[name] for name in "ab"]
