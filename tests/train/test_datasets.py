@@ -250,6 +250,25 @@ def test_no_part_ever_holds_a_test_row() -> None:
         assert not seen & {row.tobytes() for row in sample(reference).inputs}
 
 
+def test_three_parts_of_tumor_have_alike_labels() -> None:
+    parts = [sample(f"tumor:{i}/3") for i in (1, 2, 3)]
+    assert [len(part) for part in parts] == [152, 152, 152]
+    assert [int(part.labels.sum()) for part in parts] == [91, 104, 91]  # benign
+    assert (len(sample("tumor:train")), len(sample("tumor:test"))) == (456, 113)
+    rows = [row.tobytes() for part in parts for row in part.inputs]
+    assert len(set(rows)) == 456
+    assert not set(rows) & {row.tobytes() for row in sample("tumor:test").inputs}
+
+
+def test_tumor_is_as_published() -> None:
+    inputs = np.concatenate([sample("tumor:train").inputs, sample("tumor:test").inputs])
+    assert inputs.dtype == np.float32
+    assert inputs[:, 0].min() == np.float32(6.981)
+    assert inputs[:, 23].max() == 4254.0
+    labels = np.concatenate([sample("tumor:train").labels, sample("tumor:test").labels])
+    assert np.bincount(labels).tolist() == [212, 357]
+
+
 def test_a_label_range_takes_every_row_of_its_labels() -> None:
     assert sorted(set(sample("digits:0-3").labels.tolist())) == [0, 1, 2, 3]
     assert set(sample("digits:7").labels.tolist()) == {7}

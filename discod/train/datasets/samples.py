@@ -1,8 +1,8 @@
 """Bundled samples: real data inside the package, to try things and for the demo.
 
 `NAME:1/3` is part 1 of 3, `NAME:0-3` the labels 0 to 3, `NAME:train` all that may be trained on, `NAME:test` what never
-is: a fifth of each label, drawn by a seed fixed with the sample. The rest is sorted by label and cut into N equal
-parts; the fewer than N rows left over belong to no part.
+is: a fifth of each label, drawn by a seed fixed with the sample. The rest is cut into N equal parts, sorted by label
+(digits) or mixed by the same seed (tumor); the fewer than N rows left over belong to no part.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from discod.errors import BadData
 from discod.train.datasets.dataset import Dataset, checked
 from discod.train.datasets.npz import read_npz
 from discod.train.task import DataSpec
-from discod.train.templates import DIGITS_DATA
+from discod.train.templates import DIGITS_DATA, TUMOR_DATA
 from discod.train.vector import philox
 
 HELD_OUT_LABEL = b"discod/sample-test-rows/1"
+MIXED_LABEL = b"discod/sample-mixed-rows/1"
 HELD_OUT_FRACTION = 0.2
 HELD_OUT_SEED = b"\x00"
 
@@ -32,13 +33,17 @@ _RANGE = re.compile(r"^(?P<first>\d{1,3})(?:-(?P<last>\d{1,3}))?$")
 
 @dataclass(frozen=True)
 class Sample:
-    """A bundled file and the schema of its data."""
+    """A bundled file, the schema of its data, and whether its parts have labels of their own."""
 
     file: str
     data: DataSpec
+    parts_by_label: bool = True
 
 
-SAMPLES = {"digits": Sample("digits_8x8.npz", DIGITS_DATA)}
+SAMPLES = {
+    "digits": Sample("digits_8x8.npz", DIGITS_DATA),
+    "tumor": Sample("breast_cancer.npz", TUMOR_DATA, parts_by_label=False),
+}
 
 
 def sample(reference: str) -> Dataset:
@@ -70,6 +75,8 @@ def _rows(labels: NDArray[np.int32], selection: str, reference: str) -> NDArray[
         part, parts = int(match["part"]), int(match["parts"])
         if 1 <= part <= parts <= len(training):
             size = len(training) // parts
+            if not SAMPLES[sample_name(reference)].parts_by_label:
+                training = _mixed(training)
             return training[(part - 1) * size : part * size]
     elif match := _RANGE.match(selection):
         first, last = int(match["first"]), int(match["last"] or match["first"])
@@ -81,6 +88,11 @@ def _rows(labels: NDArray[np.int32], selection: str, reference: str) -> NDArray[
     raise BadData(
         why, f"write {name}:1/3 (part 1 of 3), {name}:0-3 (labels), {name}:test or {name}:train", code="no-sample"
     )
+
+
+def _mixed(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    words = philox(MIXED_LABEL, HELD_OUT_SEED).random_raw(len(rows))
+    return rows[np.argsort(words, kind="stable")]
 
 
 def held_out(labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
