@@ -70,9 +70,10 @@ async def test_a_worker_follows_the_rule_and_counts_rows_as_the_batch_order_does
 
 
 async def test_with_privacy_a_stand_in_keeps_its_rule_and_tells_the_noise_a_worker_would_add() -> None:
-    private = msgspec.structs.replace(TASK, privacy=PrivacySpec("record", noise_multiplier=3.5, clip=0.25))
+    public = msgspec.structs.replace(TASK, training=TrainingSpec(batch_size=50, validation_split=0.0))
+    private = msgspec.structs.replace(public, privacy=PrivacySpec("record", noise_multiplier=3.5, clip=0.25))
     ends = []
-    for task in (TASK, private):
+    for task in (public, private):
         async with open_worker(Job(task, "sample:digits:2/3", engine="stand-in")) as worker:
             await worker.train(3)
             ends.append(worker.parameters.tobytes())
