@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ from discod.demo.processes import Cast, open_cast
 from discod.errors import TimedOut, UserError
 from discod.train.datasets import SAMPLE_PREFIX, load
 from discod.train.standin import TILE, apply_batch
-from discod.train.task import RoundSpec, TaskSpec
+from discod.train.task import AggregationSpec, RoundSpec, TaskSpec
 from discod.train.taskfile import dump_task
 from discod.train.templates import builtin_task
 
@@ -39,7 +39,7 @@ STALL_SECONDS = 180.0  # without any round certified
 LOOK_SECONDS = 0.05
 
 
-def task_for(peers: int, rounds: int, seed: int) -> TaskSpec:
+def task_for(peers: int, rounds: int, seed: int, aggregator: Literal["mean", "secure"]) -> TaskSpec:
     """The built-in task with short rounds of all peers and without validation rows."""
     spec = builtin_task(SAMPLE, peers)
     return msgspec.structs.replace(
@@ -49,6 +49,7 @@ def task_for(peers: int, rounds: int, seed: int) -> TaskSpec:
         target=None,
         training=msgspec.structs.replace(spec.training, validation_split=0.0),
         round=RoundSpec(rounds, BATCHES, min_peers=peers, straggle_seconds=STRAGGLE_SECONDS),
+        aggregation=AggregationSpec(aggregator),
     )
 
 
@@ -81,6 +82,8 @@ class Notes:
     peers: int
     shared: dict[int, dict[str, float]] = field(default_factory=dict)
     certified: dict[int, dict[str, float]] = field(default_factory=dict)
+    opened: dict[int, dict[str, float]] = field(default_factory=dict)  # secure: its roster stands
+    started: dict[int, dict[str, float]] = field(default_factory=dict)  # secure: keys and shares are exchanged
     finished: set[str] = field(default_factory=set)
     lost: int = 0
 
@@ -89,6 +92,10 @@ class Notes:
         match event["type"]:
             case "round.shared":
                 self.shared.setdefault(event["round"], {})[name] = event["time"]
+            case "round.opened":
+                self.opened.setdefault(event["round"], {})[name] = event["time"]
+            case "round.started":
+                self.started.setdefault(event["round"], {})[name] = event["time"]
             case "round.certified":
                 self.certified.setdefault(event["round"], {})[name] = event["time"]
             case "round.lost":
@@ -107,12 +114,18 @@ class Notes:
             if len(self.certified.get(number, {})) == len(self.shared.get(number, {})) == self.peers:
                 yield max(self.certified[number].values()) - max(self.shared[number].values())
 
+    def keys(self) -> list[float]:
+        """Seconds from the last roster to the last Start of each round."""
+        both = [(self.opened.get(n, {}), started) for n, started in sorted(self.started.items())]
+        return [max(started.values()) - max(opened.values()) for opened, started in both if opened and started]
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What one run of the daemons gave."""
 
     seconds: list[float]
+    keys: list[float]
     bytes_up: dict[str, float]  # by kind, per peer and round
     idle_mb: float | None
     peak_mb: float | None
@@ -139,6 +152,7 @@ async def measure(task: TaskSpec, peers: int, floats: int) -> Outcome:
     idle_mb, peak_mb = max(zip(idle, peak, strict=True), key=lambda pair: pair[1] or 0.0)
     return Outcome(
         list(notes.rounds()),
+        notes.keys(),
         bytes_up,
         idle_mb,
         peak_mb,

@@ -1,12 +1,13 @@
 """How long a round takes: real daemons on this machine, beside bare TLS sockets that move the same bytes.
 
-    python3 run.py bench round [--peers 4 --mb 10 --rounds 7] [--aggregator mean] [--floor] [--seed 0]
+    python3 run.py bench round [--peers 4 --mb 10 --rounds 7] [--aggregator mean|secure] [--floor] [--seed 0]
 
 A daemon with a home of its own for each peer, one signaling node, TLS over loopback, the whole round; only the workers
 are stand-ins, whose updates anybody can compute (discod/train/standin.py). They "train" long enough that the roster of
 a round stands before its updates are there.
 
     round_s           last round.certified of all peers - last round.shared of all peers
+    keys_s            secure: from the last roster to the last Start of a round, while training runs
     bytes_up_per_peer what the counters of the links (/v1/peers) grew by from the end of round 1 to the end of the last
                       one, by rounds and peers: everything, certificates and safety copies included. With --rounds 1
                       from before the task was accepted
@@ -35,7 +36,7 @@ from benchmarks import floor
 from benchmarks._daemons import Outcome, measure, say, task_for
 from discod.errors import Exit, UserError, first_error
 
-AGGREGATORS = ("mean",)
+AGGREGATORS = ("mean", "secure")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Result = TypeVar("Result")
@@ -76,7 +77,7 @@ def row_of(chosen: argparse.Namespace, outcome: Outcome, floor_s: float | None, 
         "rounds": chosen.rounds,
         "round_s": [round(one, 6) for one in outcome.seconds],
         "median_round_s": round(middle, 6),
-        "keys_s": None,
+        "keys_s": round(median(outcome.keys), 6) if outcome.keys else None,
         "bytes_up_per_peer": round(sum(outcome.bytes_up.values())),
         "bytes_up_by_kind": {kind: round(count) for kind, count in outcome.bytes_up.items()},
         "peak_rss_mb": peak and round(peak, 1),
@@ -111,7 +112,7 @@ def floor_seconds(chosen: argparse.Namespace) -> float:
 def run(chosen: argparse.Namespace) -> int:
     """Floor, daemons, floor; print the row.  Raises: UserError."""
     floats, load = arguments.floats_of(chosen.mb), os.getloadavg()[0]  # now: later it is our own
-    task = task_for(chosen.peers, chosen.rounds, chosen.seed)
+    task = task_for(chosen.peers, chosen.rounds, chosen.seed, chosen.aggregator)
     say(f"{chosen.peers} peers, {chosen.mb:g} MB, {chosen.rounds} rounds of {chosen.aggregator}")
     before = [floor_seconds(chosen)] if chosen.floor else []
     try:

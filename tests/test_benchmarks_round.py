@@ -143,7 +143,7 @@ def joint_parameters(task: Any, samples: Sequence[str], floats: int) -> tuple[An
 
 @pytest.mark.parametrize("floats", [100, TILE + 3000])
 def test_the_right_model_is_the_mean_of_what_the_stand_ins_trained(floats: int) -> None:
-    task, samples = _daemons.task_for(3, 3, 11), [f"digits:{part}/3" for part in (1, 2, 3)]
+    task, samples = _daemons.task_for(3, 3, 11, "mean"), [f"digits:{part}/3" for part in (1, 2, 3)]
     base, true = joint_parameters(task, samples, floats)
     assert _daemons.right_model(task, samples, floats) == ring.hash_floats(base).hex()
     assert np.abs(base - true).max() < 1e-7  # only the last round's error: each starts from the coded base
@@ -172,7 +172,7 @@ def test_a_run_that_fails_ends_the_measurement() -> None:
 
 def test_models_that_differ_or_are_not_numpys_are_wrong() -> None:
     def outcome(*models: str, seconds: int = 2) -> _daemons.Outcome:
-        return _daemons.Outcome([0.1] * seconds, {}, 1.0, 2.0, list(models), "aa", 0)
+        return _daemons.Outcome([0.1] * seconds, [], {}, 1.0, 2.0, list(models), "aa", 0)
 
     assert wrong(outcome("aa", "aa"), 2) is None
     assert "different models" in str(wrong(outcome("aa", "bb"), 2))

@@ -98,9 +98,10 @@ def eventually(check: Callable[[], bool], seconds: float = 30) -> bool:
 def test_demo_is_good_twice_alike_and_leaves_what_it_says(
     demo: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    first = result(demo("--headless", "--json"))
+    first = result(demo("--headless", "--json", "--no-privacy"))
     assert list(first) == KEYS
     assert first["accuracy"] >= 0.92
+    assert first["aggregator"] == "mean"
     assert first["best_alone"] <= 0.5
     assert first["pooled"] > first["accuracy"] - 0.02
     assert (first["peers"], first["raw_rows_sent"], first["epsilon"], first["privacy"]) == (3, 0, None, None)
@@ -108,7 +109,7 @@ def test_demo_is_good_twice_alike_and_leaves_what_it_says(
     assert first["paths"] == ["direct"] * 3
     assert homes(tmp_path) == []
     assert sorted(path.name for path in (tmp_path / "discod-demo").iterdir()) == ["digits.safetensors", "sample.npz"]
-    again = demo("--headless")
+    again = demo("--headless", "--no-privacy")
     out, err = again.communicate(timeout=SECONDS)
     assert again.returncode == 0, err
     assert "round 40/40" in err
@@ -132,6 +133,25 @@ def use_what_it_printed(out: str, model: str, tmp_path: Path) -> None:
     from discod.cli import saved
 
     assert saved.load(str(tmp_path / "discod-demo" / "digits.safetensors")).hash == model
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_is_private_unless_told_otherwise(demo: Callable[..., subprocess.Popen[str]]) -> None:
+    found = result(demo("--headless", "--json", "--no-save"))
+    assert found["aggregator"] == "secure"
+    assert found["accuracy"] >= 0.88
+    assert found["best_alone"] <= 0.5
+    assert 0 < found["epsilon"] <= 8
+    assert found["privacy"].keys() == {"unit", "q", "z", "steps", "delta"}
+    assert found["privacy"]["delta"] == 1e-5
+    assert len(set(found["model_sha256"])) == 1
+
+
+@pytest.mark.timeout(300)
+def test_the_tumor_demo_is_good_at_epsilon_2(demo: Callable[..., subprocess.Popen[str]]) -> None:
+    found = result(demo("--headless", "--json", "--no-save", "--task", "tumor"))
+    assert found["accuracy"] >= 0.93
+    assert found["epsilon"] <= 2
 
 
 @pytest.mark.timeout(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -13,9 +14,10 @@ from discod.errors import Exit
 
 @click.command()
 @click.option("--peers", type=click.IntRange(2, 16), default=3, show_default=True, help="How many daemons.")
-@click.option("--task", type=click.Choice(["digits"]), default="digits", show_default=True)
+@click.option("--task", type=click.Choice(["digits", "tumor"]), default="digits", show_default=True)
 @click.option("--scheme", type=click.Choice(["decentralized"]), default="decentralized", show_default=True)
-@click.option("--aggregator", type=click.Choice(["mean"]), default="mean", show_default=True)
+@click.option("--aggregator", type=click.Choice(["secure", "mean"]), help="[default: secure; mean with two peers]")
+@click.option("--no-privacy", is_flag=True, help="Aggregator mean, and no noise.")
 @click.option("--min-peers", type=click.IntRange(2, 16), help="No round with fewer [default: all].")
 @click.option("--rounds", type=click.IntRange(1, 100_000), help="Joint rounds [default: the task's].")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="First parameters, batch order [default: the task's].")
@@ -25,7 +27,8 @@ def demo(
     peers: int,
     task: str,
     scheme: str,
-    aggregator: str,
+    aggregator: Literal["secure", "mean"] | None,
+    no_privacy: bool,
     min_peers: int | None,
     rounds: int | None,
     seed: int | None,
@@ -39,10 +42,18 @@ def demo(
     """
     from discod.demo import stage
 
-    spec = stage.choose(task, peers, min_peers=min_peers, rounds=rounds, seed=seed)
+    choice = stage.choose(
+        task,
+        peers,
+        min_peers=min_peers,
+        rounds=rounds,
+        seed=seed,
+        private=not no_privacy,
+        aggregator=aggregator or ("mean" if no_privacy else None),
+    )
     live = not (headless or output.options().json) and sys.stdout.isatty()
     keep = None if no_save else Path(stage.LEFT)
-    figures = stage.run(spec, peers, live=live, color=not output.options().no_color, keep=keep)
-    output.emit("demo", figures, lambda: stage.summary(figures, keep))
-    below = spec.target is not None and figures.accuracy < spec.target
+    played = stage.run(choice, peers, live=live, color=not output.options().no_color, keep=keep)
+    output.emit("demo", played.figures, lambda: stage.summary(played, keep))
+    below = choice.task.target is not None and played.figures.accuracy < choice.task.target
     return int(Exit.BELOW_TARGET if below else Exit.OK)

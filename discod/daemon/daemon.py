@@ -44,7 +44,9 @@ from discod.store import Store, home_lock, open_store
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FLUSH_SECONDS = 1.0  # for streams to deliver their last events
-QUIET_EVENTS = frozenset({"run.training", "run.exchanging", "op.progress"})  # not worth a line in the log
+QUIET_EVENTS = frozenset(
+    {"run.training", "run.exchanging", "op.progress", "round.opened", "round.started", "round.shared"}
+)  # not worth a line in the log
 
 
 class Daemon:

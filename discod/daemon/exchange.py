@@ -301,6 +301,7 @@ class DecentralizedExchange:
                     self._sending.bulk(to, "snapshot", state, 0, self._shop.base)
             case fx.Open(rid):
                 self._shop.reached("open", self._shop.next_round)
+                self._notify("round.opened", {"round": self._shop.next_round})
                 self._room(rid)
             case fx.Contribute(rid, masks):
                 self._start(self._contribute, rid, masks)
@@ -321,7 +322,8 @@ class DecentralizedExchange:
                 self._dropped = True
                 self._turn.settle(self._joint())
             case fx.Note(event, peer, text):
-                self._notify(event, {"peer": self._members.name(peer) if peer else None, "why": text})
+                who = {"peer": self._members.name(peer)} if peer else {}
+                self._notify(event, {"round": self._shop.next_round, "why": text} | who)
 
     def _start(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         assert self._nursery is not None, "effects are held before run"

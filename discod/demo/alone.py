@@ -1,12 +1,14 @@
 """What the demo compares with: every peer alone, and all data in one place, with as many steps, on the held-out rows.
 
-Nothing here goes over a link. The same workers train, one after the other or two at a time as the machine allows; the
-held-out part of the sample is in nobody's share.
+Nothing here goes over a link, and nothing has noise. The same workers train, one after the other; the held-out part of
+the sample is in nobody's share. Where the demo's task has noise, its peers also train together without, in memory, so
+that it can say what the noise costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -25,6 +27,19 @@ async def train_alone(task: TaskSpec, sample: str) -> Vector:
     async with open_worker(Job(task, SAMPLE + sample)) as worker:
         await worker.train(task.rounds * task.round_duration)
         return np.array(worker.parameters)
+
+
+async def train_together(task: TaskSpec, samples: Sequence[str]) -> Vector:
+    """The vector (d,) of federated averaging without noise: the mean after each round, weighted by samples."""
+    async with AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(open_worker(Job(task, SAMPLE + sample))) for sample in samples]
+        for _ in range(task.rounds):
+            counts = [(await worker.train(task.round_duration)).samples for worker in workers]
+            vectors = np.array([worker.parameters for worker in workers], np.float64)
+            mean = np.average(vectors, axis=0, weights=counts).astype(np.float32)
+            for worker in workers:
+                worker.parameters[:] = mean
+        return np.array(mean)
 
 
 async def measure(task: TaskSpec, sample: str, vectors: Sequence[Vector]) -> list[float]:

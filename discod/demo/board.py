@@ -39,7 +39,8 @@ class Board:
         self.round = 0  # the last one that all its peers finished
         self.accuracies: list[float] = []  # mean over peers, one per round that all peers finished
         self.news: list[str] = []  # lines for a screen that is no terminal; the reader empties it
-        self._reports: dict[int, dict[str, float]] = {}
+        self.epsilon: float | None = None  # the largest of all peers so far; None without noise
+        self._reports: dict[int, dict[str, float | None]] = {}
         self._compiling = False
         self._times: list[float] = []
 
@@ -75,12 +76,14 @@ class Board:
     def _round(self, row: Row, event: dict[str, Any]) -> None:
         row.round, row.bytes_up, row.loss = event["round"], event["bytes_up"], event["loss"]
         row.accuracy_local, row.accuracy = event["accuracy_local"], event["accuracy"]
-        if event["accuracy"] is None:
-            return
+        if (epsilon := event.get("epsilon")) is not None:
+            self.epsilon = max(epsilon, self.epsilon or 0.0)
         reports = self._reports.setdefault(event["round"], {})
         reports[row.name] = event["accuracy"]
         if len(reports) == event["peers"]:
-            self.accuracies.append(sum(reports.values()) / len(reports))
+            measured = [accuracy for accuracy in reports.values() if accuracy is not None]
+            if measured:
+                self.accuracies.append(sum(measured) / len(measured))
             self._times.append(event["time"])
             self.round = max(self.round, event["round"])
             self.news.append(self.round_line())
@@ -104,8 +107,12 @@ class Board:
         losses = [row.loss for row in self.rows.values() if row.loss is not None]
         loss = sum(losses) / len(losses) if losses else None
         eta = "" if self.eta_seconds is None else f"  eta {span(self.eta_seconds)}"
-        course = sparkline(self.accuracies)
-        return f"round {self.round}/{self.rounds}  loss {number(loss)}  joint accuracy {number(latest)} {course}{eta}"
+        parts = [f"round {self.round}/{self.rounds}", f"loss {number(loss)}"]
+        if latest is not None:  # with noise, no row is kept to measure on
+            parts.append(f"joint accuracy {number(latest)} {sparkline(self.accuracies)}")
+        if self.epsilon is not None:
+            parts.append(f"epsilon {self.epsilon:.2f}")
+        return "  ".join(parts) + eta
 
     def table(self) -> list[list[str]]:
         """The cells of all rows, for HEAD."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ SAMPLE_FILE = "sample.npz"
 HELD_OUT = "held-out"
 SAMPLE_ROWS = 5
 DRAW_SECONDS = 0.1
+NOISE = ("q", "z", "steps", "delta")  # what is shown of the peer with the largest epsilon
 RUN_SECONDS = 1800.0  # no demo is meant to take longer
 
 
@@ -53,8 +54,17 @@ class Figures(msgspec.Struct):
     privacy: dict[str, Any] | None
 
 
-async def perform(task: TaskSpec, count: int, screen: Screen, keep: Path | None) -> Figures:
+class Played(NamedTuple):
+    """The result, and what the same peers reach together without noise; None where there is none."""
+
+    figures: Figures
+    without_noise: float | None
+
+
+async def perform(task: TaskSpec, plain: TaskSpec, count: int, screen: Screen, keep: Path | None) -> Played:
     """Play the demo of `task` with `count` peers; leave model and sample in `keep` unless it is None.
+
+    `plain` is the same task without noise, with as many steps: what is trained apart, to compare.
 
     Raises: UserError as whatever failed reported it. Cancelled: no process and no home is left.
     """
@@ -65,13 +75,13 @@ async def perform(task: TaskSpec, count: int, screen: Screen, keep: Path | None)
             board = await _set_up(cast, crew, root, task, screen)
             apart = Apart()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_measure_apart, task, crew, board, apart)
+                nursery.start_soon(_measure_apart, plain, crew, board, apart, task.privacy.unit != "none")
                 runs = await _train(crew, board, task, screen)
             figures = await _result(crew, runs, task, apart)
             figures.seconds = round(time.monotonic() - began, 1)
             if keep is not None:
                 await _leave(crew[0], task, keep)
-    return figures
+    return Played(figures, apart.together)
 
 
 async def _set_up(cast: Cast, crew: list[play.Peer], root: Path, task: TaskSpec, screen: Screen) -> Board:
@@ -140,13 +150,18 @@ class Apart(msgspec.Struct):
 
     alone: dict[str, float] = {}
     pooled: float = 0.0
+    together: float | None = None  # where the demo has noise
 
 
-async def _measure_apart(task: TaskSpec, crew: list[play.Peer], board: Board, apart: Apart) -> None:
-    """Every peer alone, and all data in one place; as many steps each."""
+async def _measure_apart(task: TaskSpec, crew: list[play.Peer], board: Board, apart: Apart, noisy: bool) -> None:
+    """Every peer alone, and all data in one place; as many steps each. All together too, where the demo has noise."""
     samples = [peer.sample for peer in crew]
     vectors = [await alone.train_alone(task, sample) for sample in [*samples, f"{task.name}:train"]]
-    *single, apart.pooled = await alone.measure(task, f"{task.name}:test", vectors)
+    if noisy:
+        vectors.append(await alone.train_together(task, samples))
+    measured = await alone.measure(task, f"{task.name}:test", vectors)
+    apart.together = measured.pop() if noisy else None
+    *single, apart.pooled = measured
     for peer, accuracy in zip(crew, single, strict=True):
         apart.alone[peer.name] = board.rows[peer.name].alone = accuracy
 
@@ -156,11 +171,13 @@ async def _result(crew: list[play.Peer], runs: dict[str, int], task: TaskSpec, a
     seen = {peer.name: await _ask(peer, "/v1/peers") for peer in crew}
     await crew[0].type("data", "add", HELD_OUT, "--sample", f"{task.name}:test")
     measured = await crew[0].type("model", "evaluate", task.name, "--data", HELD_OUT)
+    private = [state["privacy"] for state in states if state["privacy"] is not None]
+    worst = max(private, key=lambda privacy: privacy["epsilon"], default=None)
     return Figures(
         task=task.name,
         scheme=task.scheme,
         aggregator=task.aggregator,
-        epsilon=None,
+        epsilon=None if worst is None else round(worst["epsilon"], 3),
         peers=len(crew),
         rounds=states[0]["round"],
         accuracy=round(measured["accuracy"], 4),
@@ -171,7 +188,7 @@ async def _result(crew: list[play.Peer], runs: dict[str, int], task: TaskSpec, a
         raw_rows_sent=audit.raw_rows(task, [peer for others in seen.values() for peer in others]),
         model_sha256=[state["model"]["hash"] for state in states],
         paths=audit.paths(seen),
-        privacy=None,
+        privacy=None if worst is None else {"unit": task.privacy.unit} | {name: worst[name] for name in NOISE},
     )
 
 

@@ -146,6 +146,8 @@ class Attempt:
         self.owners.gone |= left_out
         self.agreeing.gone_before = self.owners.gone
         self.clocks.have = math.inf if self.starting.secure is not None else self.clocks.have
+        if self.starting.secure is not None:
+            self.out.append(fx.Note("round.started", None, f"{len(started)} peers mask with one another"))
         if self.terms.me not in started:
             self.close("the round started without this peer")
 

@@ -27,6 +27,7 @@ MESH = {
 }
 RUN = {
     "id": 2,
+    "privacy": None,
     "task": "digits",
     "task_id": "T9KQ-FULL",
     "mesh": "oncology",

@@ -25,7 +25,7 @@ from discod.train.task import TaskSpec, encode_task
 from discod.train.vector import initial_parameters
 from tests.cli.fake_daemon import MESH, MODEL, PEER, RUN, TASK, FakeDaemon, fake_daemon
 
-TINY = choose("digits", 2, min_peers=None, rounds=2, seed=None)
+TINY = choose("digits", 2, rounds=2, private=False).task
 
 
 def save_result(home: Path, task: TaskSpec) -> None:
@@ -85,7 +85,8 @@ def staged(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 async def test_figures_come_from_commands_daemons_and_links(staged: dict[str, Any], tmp_path: Path) -> None:
     keep = tmp_path / "discod-demo"
-    figures = await performance.perform(TINY, 2, Lines(), keep)
+    figures, without_noise = await performance.perform(TINY, TINY, 2, Lines(), keep)
+    assert without_noise is None
     assert (figures.task, figures.peers, figures.rounds) == ("digits", 2, 2)
     assert figures.paths == ["direct"]
     assert (figures.bytes_up_per_peer, figures.raw_rows_sent) == (5000, 0)
@@ -100,10 +101,10 @@ async def test_failed_run_ends_the_demo_and_names_the_peer(staged: dict[str, Any
     error = {"code": "bad-data", "message": "labels outside", "hint": "mend", "exit": 65}
     staged["last"] = {"type": "run.failed", "run": 2, "error": error}
     with pytest.RaisesGroup(pytest.RaisesExc(UserError, match="labels outside"), flatten_subgroups=True):
-        await performance.perform(TINY, 2, Lines(), None)
+        await performance.perform(TINY, TINY, 2, Lines(), None)
 
 
 async def test_daemon_that_ends_too_early_ends_the_demo(staged: dict[str, Any]) -> None:
     staged["last"] = {"type": "run.waiting", "run": 2, "words": ""}
     with pytest.RaisesGroup(pytest.RaisesExc(UserError, match="is gone"), flatten_subgroups=True):
-        await performance.perform(TINY, 2, Lines(), None)
+        await performance.perform(TINY, TINY, 2, Lines(), None)

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -34,26 +35,49 @@ FIGURES = Figures(
 
 
 def test_flags_become_part_of_the_task() -> None:
-    assert stage.choose("digits", 3, min_peers=None, rounds=None, seed=None) == DIGITS
-    changed = stage.choose("digits", 4, min_peers=2, rounds=7, seed=0)
+    assert stage.choose("digits", 3, private=False) == (DIGITS, DIGITS)
+    changed, _ = stage.choose("digits", 4, min_peers=2, rounds=7, seed=0)
     assert (changed.min_peers, changed.rounds, changed.seed) == (2, 7, 0)
+    assert changed.aggregator == "mean"  # two cannot sum in secret
+
+
+def test_the_task_is_private_and_what_it_is_compared_with_has_as_many_steps() -> None:
+    task, plain = stage.choose("digits", 3)
+    assert (task.privacy.unit, task.aggregator, plain.privacy.unit) == ("record", "secure", "none")
+    assert task.rounds * task.round_duration == plain.rounds * plain.round_duration
+
+
+def test_two_peers_are_told_that_a_secure_sum_needs_three() -> None:
+    with pytest.raises(UsageError, match="3 peers"):
+        stage.choose("digits", 2, aggregator="secure")
 
 
 def test_more_peers_than_there_are_is_refused() -> None:
     with pytest.raises(UsageError, match="never"):
-        stage.choose("digits", 3, min_peers=4, rounds=None, seed=None)
+        stage.choose("digits", 3, min_peers=4)
 
 
 def test_summary_compares_and_prints_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "which", lambda name: None)
-    first, _, last = stage.summary(FIGURES, Path("discod-demo")).splitlines()
+    first, second, _, last = stage.summary(stage.Played(FIGURES, None), Path("discod-demo")).splitlines()
+    assert "saw slices" in second
+    assert "No noise" in second
     assert first == (
         "done in 20 s.  Together 0.932; best peer alone 0.418; all data in one place 0.965.  "
         "Raw rows that left a machine: 0"
     )
     model, sample = "discod-demo/digits.safetensors", "discod-demo/sample.npz"
     assert last == f"try: python3 run.py discod model predict {model} {sample}"
-    assert len(stage.summary(FIGURES, None).splitlines()) == 1
+    assert len(stage.summary(stage.Played(FIGURES, None), None).splitlines()) == 2
+
+
+def test_summary_says_what_secrecy_and_noise_cost() -> None:
+    private = msgspec.structs.replace(FIGURES, aggregator="secure", epsilon=7.641, accuracy=0.916)
+    lines = stage.summary(stage.Played(private, 0.947), None).splitlines()
+    assert lines[1] == (
+        "Updates: masked, only their sum was opened; that secrecy costs 0 points.  "
+        "Noise: epsilon 7.64 for each row, at the cost of 3.1 points."
+    )
 
 
 def test_of_several_errors_a_bug_is_shown_before_the_rest() -> None:
@@ -70,5 +94,5 @@ def test_signal_ends_the_performance_with_its_exit_code(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(stage, "perform", interrupted)
     with pytest.raises(UserError) as caught:
-        stage.run(DIGITS, 3, live=False, color=False, keep=None)
+        stage.run(stage.Choice(DIGITS, DIGITS), 3, live=False, color=False, keep=None)
     assert (caught.value.code, caught.value.exit) == ("interrupted", 143)
