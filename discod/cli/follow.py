@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from discod.cli import output
@@ -50,16 +51,22 @@ def describe(event: dict[str, Any]) -> str:
         case "run.compiling":
             return "compiling kernels (once)"
         case "round.finished":
-            return (
-                f"round {event['round']}/{event['rounds']}  loss {output.number(event['loss'])}  "
-                f"alone {output.number(event['accuracy_local'])}  together {output.number(event['accuracy'])}  "
-                f"{output.plural(event['peers'], 'peer')}  sent {output.size(event['bytes_up'])}"
-            )
+            return "  ".join(_round(event))
         case "round.lost":
             return f"round {event['round']} was lost: {event['why']}; training goes on"
         case "worker.died":
             return f"the worker died ({event['why']}) and was started again"
     return ""
+
+
+def _round(event: dict[str, Any]) -> Iterator[str]:
+    """The parts of a round's line: what was measured, and what it cost."""
+    yield f"round {event['round']}/{event['rounds']}  loss {output.number(event['loss'])}"
+    if event["accuracy"] is not None:  # with noise there may be no rows to measure on
+        yield f"alone {output.number(event['accuracy_local'])}  together {output.number(event['accuracy'])}"
+    if event.get("epsilon") is not None:
+        yield f"epsilon {event['epsilon']:.2f}"
+    yield f"{output.plural(event['peers'], 'peer')}  sent {output.size(event['bytes_up'])}"
 
 
 def _ended(event: dict[str, Any]) -> int:
@@ -71,6 +78,9 @@ def _ended(event: dict[str, Any]) -> int:
 
 def _summary(event: dict[str, Any], below: bool) -> str:
     task, model = event["task"], event["model"]
-    figures = f"together {output.number(event['accuracy'])}, before averaging {output.number(event['accuracy_local'])}"
+    figures = "nothing was measured: no row is kept for that"
+    if event["accuracy"] is not None:
+        before = output.number(event["accuracy_local"])
+        figures = f"together {output.number(event['accuracy'])}, before averaging {before}"
     lines = [f"done in {output.span(event['seconds'])}: {figures}" + (", below the task's target" if below else "")]
     return "\n".join([*lines, f"model {model['path']}", f"export it: discod model export {task} -o {task}.safetensors"])

@@ -26,12 +26,13 @@ def task() -> None:
 @click.option("--peers", type=click.IntRange(2, 255), default=3, show_default=True, help="No round with fewer.")
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="The file [default: NAME.toml].")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def new(name: str, source: str | None, peers: int, target: Path | None, force: bool) -> None:
+@click.option("--no-privacy", is_flag=True, help="Without noise: nothing bounds what the model says about a row.")
+def new(name: str, source: str | None, peers: int, target: Path | None, force: bool, no_privacy: bool) -> None:
     """Write NAME.toml: the built-in task NAME, or one that fits a data file (--from)."""
     from discod.train.taskfile import dump_task
 
     home.config()
-    spec = _new(name, source, peers)
+    spec = _new(name, source, peers, private=not no_privacy)
     path = target or Path(f"{name}.toml")
     _write(path, dump_task(spec), force)
     data = {"path": str(path), "id": _id(spec), "name": spec.name}
@@ -92,16 +93,16 @@ def show(name: str, mesh: str | None, alias: str | None) -> None:
     output.emit("task", found | {"cost": cost}, lambda: _details(found, cost))
 
 
-def _new(name: str, source: str | None, peers: int) -> TaskSpec:
+def _new(name: str, source: str | None, peers: int, *, private: bool) -> TaskSpec:
     from discod.train import templates
 
     if source is None:
-        return templates.builtin_task(name, peers)
+        return templates.builtin_task(name, peers, private=private)
     from discod.train.datasets import SAMPLE_PREFIX, infer, load
 
     place = source if source.startswith(SAMPLE_PREFIX) else Path(source)
     schema = infer(place)
-    return templates.infer_task(name, schema, len(load(place, schema)), peers)
+    return templates.infer_task(name, schema, len(load(place, schema)), peers, private=private)
 
 
 def _load(file: str) -> TaskSpec:
@@ -110,7 +111,7 @@ def _load(file: str) -> TaskSpec:
 
     path = Path(file)
     if not path.exists() and file in templates.BUILTIN:
-        return templates.builtin_task(file)
+        return templates.builtin_task(file, private=True)
     try:
         return taskfile.load_task(path.read_text("utf-8"), file)
     except FileNotFoundError:

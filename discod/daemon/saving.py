@@ -48,7 +48,9 @@ def save_model(store: Store, task: TaskSpec, exchange: RunExchange, layout: Layo
     for row in store.models():
         if (row.task, row.state) == (task.id, exchange.base):
             return row
-    info = {"certificate": exchange.certificate.hex(), "accuracy": repr(accuracy)}
+    info = {"certificate": exchange.certificate.hex()}
+    if accuracy is not None:  # with noise no row is kept to measure on
+        info["accuracy"] = repr(accuracy)
     tensors = layout.views(exchange.parameters)
     return store.save_model(task.id, task.name, exchange.round, exchange.base, tensors, time.time(), info)
 

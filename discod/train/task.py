@@ -345,13 +345,21 @@ def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> l
     if spec.scheme == "local":
         return [*lines, "sends     nothing: scheme local", *(_guarantee(spec) if spec.is_private else ())]
     n = peers or spec.min_peers
-    upload_kb = (2 * n - 1) / n * 4 * parameter_count / 1000
+    vectors = 3.0 if spec.aggregation.audit == "witness" else (2 * n - 1) / n
+    upload_kb = vectors * 4 * parameter_count / 1000
     return [
         *lines,
         f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
         f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
+        f"updates   {_UPDATES[spec.aggregator]}",
         *_guarantee(spec),
     ]
+
+
+_UPDATES = {
+    "secure": "secure: masked; only the sum over at least 2/3 of a round's peers is opened, once",
+    "mean": "mean: each peer sees slices of every other peer's update",
+}
 
 
 def _guarantee(spec: TaskSpec) -> list[str]:

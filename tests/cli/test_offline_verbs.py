@@ -188,7 +188,7 @@ def test_model_file_without_its_task_is_refused(discod: Type) -> None:
 @pytest.mark.timeout(120)
 def test_alone_a_task_is_trained_evaluated_and_used(discod: Type) -> None:
     """One real worker, end to end: train --local, model evaluate and predict."""
-    discod("task", "new", "digits")
+    discod("task", "new", "digits", "--no-privacy")
     text = Path("digits.toml").read_text().replace("rounds = 40", "rounds = 5 ")
     Path("digits.toml").write_text(text)
     discod("data", "add", "scans", "--sample", "digits:0-3")
