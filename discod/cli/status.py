@@ -98,5 +98,7 @@ def run_line(run: dict[str, Any]) -> str:
         figures += f"  eps {output.number(privacy['spent'], 1)}/{output.number(privacy['epsilon'], 1)}"
     if run["eta_seconds"] is not None and not run["finished"]:
         figures += f"  eta {output.span(run['eta_seconds'])}"
+    if run.get("audit") == "none" and not run["finished"]:
+        figures += "  sums not audited"
     words = f"  {run['words']}" if run["state"] in ("waiting", "compiling", "failed") and run["words"] else ""
     return f"run  {run['task']} #{run['id']}  {run['state']}  {figures}{words}"

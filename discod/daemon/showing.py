@@ -67,6 +67,7 @@ def waiting_words(run: Run) -> str:
         sorted(others.values()),
         {others[peer] for peer in accepted & others.keys()},
         {others[peer] for peer in linked & others.keys()},
+        secure=run.task.spec.aggregator == "secure",
     )
 
 
@@ -97,6 +98,7 @@ def shown_run(run: Run) -> dict[str, Any]:
         "model": run.model,
         "privacy": run.charging.shown(),
         "roster": sorted(map(run.names, status.roster)),
+        "audit": run.task.spec.aggregation.audit,
     }
 
 
@@ -144,6 +146,7 @@ def shown_row(row: RunRow, name: str, mesh: str, figures: Sequence[FigureRow]) -
         "model": None,
         "privacy": None,
         "roster": [],
+        "audit": None,
     }
 
 

@@ -11,9 +11,17 @@ def joined(parts: Sequence[str]) -> str:
 
 
 def waiting_for(
-    needed: int, others: Sequence[str], accepted: Collection[str], linked: Collection[str], *, ready: bool = True
+    needed: int,
+    others: Sequence[str],
+    accepted: Collection[str],
+    linked: Collection[str],
+    *,
+    ready: bool = True,
+    secure: bool = False,
 ) -> str:
     """What a run with too few peers waits for. Names of the other trainers, who of them accepted, who is linked now.
+
+    A secure sum of two does not exist: each would know the other's update.
 
     "waiting for 3 peers: 1 ready (you); lab-b accepted, offline; home-c has not accepted yet"
     """
@@ -27,6 +35,8 @@ def waiting_for(
         parts += [f"{len(missing)} members have not accepted yet"]
     if len(others) + 1 < needed:
         parts += [f"the mesh has only {len(others) + 1}: discod invite"]
+    if secure and needed == 3 and len(here) + ready == 2:
+        return f"waiting for a third peer (secure): {joined(parts)}"
     return f"waiting for {needed} peers: {joined(parts)}"
 
 

@@ -11,6 +11,11 @@ def test_ready_peers_are_counted_with_us() -> None:
     assert words == "waiting for 4 peers: 3 ready (you, b, c); d has not accepted yet"
 
 
+def test_two_peers_wait_for_a_third_where_sums_are_secret() -> None:
+    words = waiting_for(3, ["b", "c"], accepted={"b", "c"}, linked={"b"}, secure=True)
+    assert words == "waiting for a third peer (secure): 2 ready (you, b); c accepted, offline"
+
+
 def test_many_missing_members_are_counted_not_listed() -> None:
     words = waiting_for(3, ["a", "b", "c", "d"], accepted=(), linked=())
     assert words == "waiting for 3 peers: 1 ready (you); 4 members have not accepted yet"
