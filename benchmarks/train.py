@@ -1,12 +1,13 @@
 """How fast a worker trains: milliseconds a step, beside torch with one thread where torch is installed by hand.
 
-    python3 run.py bench train [--model mlp-2nn --batch 10] [--steps 300] [--untuned] [--seed 0]
+    python3 run.py bench train [--model mlp-2nn --batch 10 [--privacy record]] [--steps 300] [--untuned] [--seed 0]
 
 Real workers, as the daemon starts them, on made-up rows that a random linear teacher has labelled. Three starts are
 timed: with an empty cache (compile_s), with the compiled kernels but no plan (warm_start_s), with the plan
-(captured_start_s). Blocks of steps alternate with blocks of torch's, the fastest block of each counts. No kernel search
-is shipped, so `--untuned` changes nothing yet: tuned is false and untuned_ms null in every row. Exit 1 when a loss does
-not fall.
+(captured_start_s). Blocks of steps alternate with blocks of torch's, the fastest block of each counts. With privacy
+"record" a step is one of DP-SGD, its rows and noise drawn for it, and the blocks beside it are those of a plain worker
+(plain_ms). No kernel search is shipped, so `--untuned` changes nothing yet: tuned is false and untuned_ms null in every
+row. Exit 1 when a loss does not fall.
 """
 
 from __future__ import annotations
@@ -19,27 +20,39 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import trio
 
-from discod.train.task import DataSpec, ModelSpec, TaskSpec, TrainingSpec
+from discod.train.task import DataSpec, ModelSpec, PrivacySpec, TaskSpec, TrainingSpec
 from discod.train.worker import Job, Worker, open_worker
 from discod.train.worker_process import NICE
 
 ROWS = 10_000
 BLOCKS = 6
 CLASSES = 10
-ALL = (("mlp", 32), ("mlp-2nn", 10), ("mlp-2nn", 32), ("mlp-2nn", 64), ("lenet", 32))
+ALL = (
+    ("mlp", 32, "none"),
+    ("mlp-2nn", 10, "none"),
+    ("mlp-2nn", 32, "none"),
+    ("mlp-2nn", 64, "none"),
+    ("lenet", 32, "none"),
+    ("mlp", 128, "record"),
+    ("mlp-2nn", 32, "record"),
+    ("lenet", 32, "record"),
+)
 HIDDEN = (32,)  # of mlp: the digits' 64-32-10
+NOISE = 1.0  # multiplier: as fast as any other
 
-Baseline = Callable[[int], float]  # trains so many steps, returns the seconds they took
+Baseline = Callable[[int], Awaitable[float]]  # trains so many steps, returns the seconds they took
 
 
-def task_for(model: str, batch: int, seed: int) -> TaskSpec:
+def task_for(model: str, batch: int, seed: int, privacy: str = "none") -> TaskSpec:
     shape = (8, 8) if model in ("logreg", "mlp") else (28, 28)
     return TaskSpec(
         name="bench",
@@ -47,6 +60,7 @@ def task_for(model: str, batch: int, seed: int) -> TaskSpec:
         model=ModelSpec(model, HIDDEN if model == "mlp" else ()),  # type: ignore[arg-type]
         seed=seed,
         training=TrainingSpec(learning_rate=0.05, batch_size=batch, validation_split=0.0),
+        privacy=PrivacySpec("record", noise_multiplier=NOISE) if privacy == "record" else PrivacySpec(),
     )
 
 
@@ -72,7 +86,7 @@ def torch_baseline(task: TaskSpec, path: Path) -> Baseline | None:
     optimizer = torch.optim.SGD(network.parameters(), task.training.learning_rate)
     order = torch.randperm(ROWS)[: ROWS // task.batch_size * task.batch_size].reshape(-1, task.batch_size)
 
-    def train(steps: int) -> float:
+    async def train(steps: int) -> float:
         start = time.perf_counter()
         for step in range(steps):
             chosen = order[step % len(order)]
@@ -105,15 +119,27 @@ async def started(job: Job, cache: Path) -> float:
         return time.perf_counter() - start
 
 
+@asynccontextmanager
+async def plain_baseline(task: TaskSpec, path: Path, cache: Path) -> AsyncIterator[Baseline]:
+    """The same without privacy, in a worker of its own."""
+    plain = msgspec.structs.replace(task, privacy=PrivacySpec())
+    async with open_worker(Job(plain, str(path)), cache=cache) as worker:
+
+        async def train(steps: int) -> float:
+            return (await worker.train(steps)).seconds
+
+        yield train
+
+
 async def steps(worker: Worker, baseline: Baseline | None, count: int) -> tuple[float, float | None, bool]:
-    """(ms a step, torch's or null, whether the loss fell): alternating blocks, the fastest of each."""
+    """(ms a step, the baseline's or null, whether the loss fell): alternating blocks, the fastest of each."""
     ours, theirs = [], []
     first = (await worker.evaluate("train")).loss
     block = max(1, count // BLOCKS)
     for _ in range(BLOCKS):
         ours.append((await worker.train(block)).seconds)
         if baseline is not None:
-            theirs.append(baseline(block))
+            theirs.append(await baseline(block))
     fell = (await worker.evaluate("train")).loss < first
     return min(ours) / block * 1e3, (min(theirs) / block * 1e3 if theirs else None), fell
 
@@ -127,9 +153,9 @@ def peak_rss_mb(pid: int) -> float | None:
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)
 
 
-async def measure(model: str, batch: int, count: int, seed: int) -> tuple[dict[str, Any], bool]:
+async def measure(model: str, batch: int, privacy: str, count: int, seed: int) -> tuple[dict[str, Any], bool]:
     """One row of the result, and whether the training was right."""
-    task = task_for(model, batch, seed)
+    task = task_for(model, batch, seed, privacy)
     with tempfile.TemporaryDirectory() as directory:
         path, cache = Path(directory) / "rows.npz", Path(directory) / "cache"
         write_rows(path, task)
@@ -138,9 +164,15 @@ async def measure(model: str, batch: int, count: int, seed: int) -> tuple[dict[s
         shutil.rmtree(cache / "plans")
         warm_s = await started(job, cache)
         captured_s = await started(job, cache)
-        async with open_worker(job, cache=cache) as worker:
-            ours, theirs, fell = await steps(worker, torch_baseline(task, path), count)
+        async with AsyncExitStack() as stack:
+            worker = await stack.enter_async_context(open_worker(job, cache=cache))
+            if task.is_private:
+                baseline: Baseline | None = await stack.enter_async_context(plain_baseline(task, path, cache))
+            else:
+                baseline = torch_baseline(task, path)
+            ours, theirs, fell = await steps(worker, baseline, count)
             peak = peak_rss_mb(worker.pid)
+    plain, torch = (theirs, None) if task.is_private else (None, theirs)
     row = {
         "tool": "discod",
         "bench": "train",
@@ -148,13 +180,13 @@ async def measure(model: str, batch: int, count: int, seed: int) -> tuple[dict[s
         "load1": round(os.getloadavg()[0], 2),
         "model": model,
         "batch": batch,
-        "privacy": "none",
+        "privacy": privacy,
         "tuned": False,
         "ms_per_step": round(ours, 4),
         "untuned_ms": None,
-        "plain_ms": None,
-        "torch_ms": theirs and round(theirs, 4),
-        "ratio": theirs and round(ours / theirs, 3),
+        "plain_ms": plain and round(plain, 4),
+        "torch_ms": torch and round(torch, 4),
+        "ratio": torch and round(ours / torch, 3),
         "compile_s": round(compile_s, 2),
         "warm_start_s": round(warm_s, 2),
         "captured_start_s": round(captured_s, 2),
@@ -167,15 +199,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", choices=["logreg", "mlp", "mlp-2nn", "lenet"])
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--privacy", choices=["none", "record"], default="none", help="of --model")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--untuned", action="store_true", help="without kernel search; none is shipped")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     os.nice(NICE)  # as workers are, so that torch has no better place in the queue
     rows = []
-    for model, batch in [(chosen.model, chosen.batch)] if chosen.model else ALL:
-        print(f"{model}, batches of {batch} ...", file=sys.stderr)
-        rows.append(trio.run(measure, model, batch, chosen.steps, chosen.seed))
+    for model, batch, privacy in [(chosen.model, chosen.batch, chosen.privacy)] if chosen.model else ALL:
+        print(f"{model}, batches of {batch}, privacy {privacy} ...", file=sys.stderr)
+        rows.append(trio.run(measure, model, batch, privacy, chosen.steps, chosen.seed))
     for row, _ in rows:
         print(json.dumps(row))
     return 0 if all(fell for _, fell in rows) else 1
