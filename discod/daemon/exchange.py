@@ -77,7 +77,7 @@ class DecentralizedExchange:
         self._task, self._members, self._mesh, self._notify = task, members, mesh, notify
         shelf = Shelf(store, task, scope, charging)
         kept = shelf.load(initial_parameters)
-        self._shop = shop = Workshop(task, scope, shelf, kept, reached)
+        self._shop = shop = Workshop(task, scope, shelf, kept, reached, notify)
         self.batches = 0
         self._origin = shop.base  # what the update under way is measured from
         self._dropped = False  # what is being trained was spent under an older base
@@ -322,8 +322,8 @@ class DecentralizedExchange:
                 self._dropped = True
                 self._turn.settle(self._joint())
             case fx.Note(event, peer, text):
-                who = {"peer": self._members.name(peer)} if peer else {}
-                self._notify(event, {"round": self._shop.next_round, "why": text} | who)
+                about = {"peer": self._members.name(peer)} if peer else {"round": self._shop.next_round}
+                self._notify(event, about | {"why": text})
 
     def _start(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
         assert self._nursery is not None, "effects are held before run"

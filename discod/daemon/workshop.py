@@ -10,9 +10,10 @@ before a Done. Cancellation lets a thread finish; what it wrote is then found at
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import trio
@@ -30,7 +31,7 @@ from discod.ring import (
     apply_mean,
     check_bound,
     combine,
-    encode,
+    encode_chunk,
     weight_word,
 )
 from discod.train.layers import layout
@@ -39,8 +40,9 @@ from discod.train.vector import Vector
 from discod.wire.rounds import Certificate, Head, head_hash
 
 SMALL_WORDS = BLOCK  # summing so few takes less than handing the work to a thread
+THREADS = min(4, os.cpu_count() or 1)  # that encode one update
+Notify = Callable[[str, dict[str, Any]], None]  # a stable event name and its fields
 Reached = Callable[[str, int], None]  # a phase, the round
-Result = TypeVar("Result")
 
 
 def reach_nothing(phase: str, round_number: int) -> None:
@@ -58,8 +60,10 @@ class Candidate(NamedTuple):
 class Workshop:
     """One task's vectors. `reached` hears of each phase before what follows it is done."""
 
-    def __init__(self, task: TaskSpec, scope: bytes, shelf: Shelf, kept: Kept, reached: Reached) -> None:
-        self._task, self._scope, self._shelf, self.reached = task, scope, shelf, reached
+    def __init__(
+        self, task: TaskSpec, scope: bytes, shelf: Shelf, kept: Kept, reached: Reached, notify: Notify
+    ) -> None:
+        self._task, self._scope, self._shelf, self.reached, self._notify = task, scope, shelf, reached, notify
         self.head, self.base, self.contributors = kept.head, kept.parameters, kept.roster
         self._rooms: dict[bytes, Room] = {}
         self._candidate: Candidate | None = None
@@ -111,20 +115,22 @@ class Workshop:
         words = np.empty(self.words, np.uint32)
         state, weight = self.state, self._weight_word(samples)
 
-        def work() -> Encoded:
-            encoded = encode(local, origin, room.codec, weight, words, masks)
-            self._shelf.spend(state, rid, batches)
-            return encoded
+        def part(first: int, step: int) -> list[Encoded]:
+            chunks = range(first, room.codec.peers, step)
+            return [encode_chunk(local, origin, room.codec, weight, words, chunk, masks) for chunk in chunks]
 
         try:
-            encoded = await self._reading(work)
+            encoded = await self._reading(part, 1 if words.size <= SMALL_WORDS else THREADS)
+            await trio.to_thread.run_sync(self._shelf.spend, state, rid, batches)
         except NotFinite as error:
             tensor = self._tensor_at(error.index)
             why = f"the update holds NaN or infinity in {tensor}"
             raise UserError(why, "lower training.learning_rate", code="update-not-finite") from None
         room.mine = words
+        if clipped := sum(chunk.clipped for chunk in encoded):
+            self._notify("update.clipped", {"round": self.next_round, "words": clipped, "of": words.size})
         self.reached("spent", self.next_round)
-        return encoded.hashes
+        return tuple(chunk.hashes[0] for chunk in encoded)
 
     async def combine(
         self, room: Room, chunk: int, included: tuple[bytes, ...], opening: Masks | None, me: bytes
@@ -184,14 +190,29 @@ class Workshop:
             with trio.CancelScope(shield=True):
                 await self._read.wait()
 
-    async def _reading(self, work: Callable[[], Result]) -> Result:
+    async def _reading(self, work: Callable[[int, int], list[Encoded]], threads: int) -> list[Encoded]:
+        """The chunks in order, each encoded in one of so many threads. Raises: NotFinite, of the first such chunk."""
+        found: list[list[Encoded] | NotFinite] = [[]] * threads
+
+        async def in_thread(first: int) -> None:
+            try:
+                found[first] = await trio.to_thread.run_sync(work, first, threads)
+            except NotFinite as error:
+                found[first] = error
+
         self._readers += 1
         try:
-            return await trio.to_thread.run_sync(work)
+            async with trio.open_nursery() as nursery:
+                for first in range(threads):
+                    nursery.start_soon(in_thread, first)
         finally:
             self._readers -= 1
             self._read.set()
             self._read = trio.Event()
+        parts = [part for part in found if not isinstance(part, NotFinite)]
+        if len(parts) < threads:
+            raise min((part for part in found if isinstance(part, NotFinite)), key=lambda error: error.index)
+        return [parts[chunk % threads][chunk // threads] for chunk in range(sum(map(len, parts)))]
 
     def _weight_word(self, samples: int) -> int | None:
         rule, task = self._task.aggregation, self._task
