@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 KEY_BYTES = 32
 NONCE = bytes(16)  # block counter 0 and nonce 0: a key is used for one stream
 WORD_BYTES = 8
+KEY_LASTS_BYTES = 1 << 37  # half of what the block counter can count; the next key is taken from the stream
 ONE_64, ONE_32 = np.uint64(0x3FF << 52), np.uint32(0x7F << 23)  # the bits of 1.0: behind them a fraction in [0, 1)
 TURN = np.float32(2 * math.pi)
 
@@ -31,10 +32,16 @@ class ChaCha:
 
     def __init__(self, key: bytes) -> None:
         assert len(key) == KEY_BYTES, "a key has 32 bytes"
-        self._cipher = Cipher(algorithms.ChaCha20(key, NONCE), mode=None).encryptor()
+        self._begin(key)
+
+    def _begin(self, key: bytes) -> None:
+        self._cipher, self._read = Cipher(algorithms.ChaCha20(key, NONCE), mode=None).encryptor(), 0
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """(count,) words, uniform."""
+        self._read += count * WORD_BYTES
+        if self._read > KEY_LASTS_BYTES:
+            self._begin(self._cipher.update(bytes(KEY_BYTES)))
         return np.frombuffer(self._cipher.update(bytes(count * WORD_BYTES)), "<u8")
 
     def chances(self, count: int, probability: float) -> NDArray[np.bool_]:

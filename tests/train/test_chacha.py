@@ -26,6 +26,17 @@ def test_the_stream_is_that_of_rfc_8439() -> None:
     assert stream.words(8).astype("<u8").tobytes()[:16].hex() == "9f07e7be5551387a98ba977c732d080d"
 
 
+def test_a_key_that_is_used_up_is_followed_by_the_next_words_as_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cipher refuses to count further than 2^32 blocks, which a long run of a large model reaches."""
+    whole = ChaCha(KEY).words(14)
+    monkeypatch.setattr("discod.train.chacha.KEY_LASTS_BYTES", 80)
+    stream = ChaCha(KEY)
+    assert (stream.words(10) == whole[:10]).all()
+    after = ChaCha(whole[10:].tobytes())
+    assert (stream.words(3) == after.words(3)).all()
+    assert (stream.words(7) == after.words(7)).all()
+
+
 def test_another_key_is_another_stream() -> None:
     assert (ChaCha(KEY).words(4) != ChaCha(bytes(32)).words(4)).all()
 
