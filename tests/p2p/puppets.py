@@ -22,6 +22,7 @@ from discod.wire.rounds import (
     Propose,
     Receipt,
     Roster,
+    RoundKeys,
     Signed,
     head_hash,
     message_hash,
@@ -38,12 +39,12 @@ ERA = era_of(SCOPE, 0, BASE)
 class Puppets:
     """`me` is the `rank`-th of those who may lead; everybody is linked with everybody and has adverted."""
 
-    def __init__(self, peers: int = 4, rank: int = 0, min_peers: int = 3) -> None:
+    def __init__(self, peers: int = 4, rank: int = 0, min_peers: int = 3, *, secure: bool = False) -> None:
         everybody = sorted((peer_id(n) for n in range(peers)), key=lambda p: digest("discod/leader/1", ERA, p))
         self.me, self.now, self.seq = everybody[rank], 0.0, 100
         self.leader = everybody[0]
         self.others = tuple(peer for peer in everybody if peer != self.me)
-        self.machine = machine_of(self.me, everybody, Rules(SCOPE, WORDS, min_peers, straggle=2.0))
+        self.machine = machine_of(self.me, everybody, Rules(SCOPE, WORDS, min_peers, straggle=2.0, secure=secure))
         self.effects: list[fx.Effect] = []
         self.adverts: dict[bytes, Signed] = {}
         self.do(self.machine.start(0.0))
@@ -65,9 +66,14 @@ class Puppets:
     def advert(self, peer: bytes, nonce: int = 0, lost: tuple[tuple[bytes, int], ...] = ()) -> Signed:
         """Made, not heard."""
         self.seq += 1
-        body = Advert(self.seq, bytes([nonce]) * 16, 0, BASE, self.machine.keyring.members_digest(), lost)
+        members = self.machine.keyring.members_digest()
+        body = Advert(self.seq, bytes([nonce]) * 16, 0, BASE, members, lost, self.keys(peer))
         self.adverts[peer] = sign(peer, body, ERA, self.seq)
         return self.adverts[peer]
+
+    def keys(self, peer: bytes) -> RoundKeys | None:
+        """What its next Advert promises."""
+        return None
 
     def ready(self, peers: Iterable[bytes] | None = None, nonce: int = 0) -> None:
         """I have trained; I have adverted, and so have they."""

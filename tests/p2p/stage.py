@@ -36,8 +36,8 @@ class Actor(Host):
 class Stage(World):
     """`silent` drops a message (from, to, envelope); `instead` is another one in its place."""
 
-    def __init__(self, peers: int, seed: int, min_peers: int = 2, words: int = 400) -> None:
-        super().__init__(peers, seed, min_peers, words)
+    def __init__(self, peers: int, seed: int, min_peers: int = 2, words: int = 400, *, secure: bool = False) -> None:
+        super().__init__(peers, seed, min_peers, words, secure=secure)
         self.peers = [peer_id(number) for number in range(peers)]
         self.actors = {peer: Actor(self, peer) for peer in self.peers}
         self.hosts.update(self.actors)
