@@ -150,7 +150,7 @@ def test_the_demo_is_private_unless_told_otherwise(demo: Callable[..., subproces
 @pytest.mark.timeout(300)
 def test_the_tumor_demo_is_good_at_epsilon_2(demo: Callable[..., subprocess.Popen[str]]) -> None:
     found = result(demo("--headless", "--json", "--no-save", "--task", "tumor"))
-    assert found["accuracy"] >= 0.93
+    assert found["accuracy"] >= 0.92  # 0.969 on average over 600 runs, one in 500 is below 0.92
     assert found["epsilon"] <= 2
 
 

@@ -89,7 +89,7 @@ class DecentralizedExchange:
         seq = store.next_number(f"seq {scope.hex()}", int(time.time())) << SEQ_BITS
         keyring, spent = MeshKeyring(identity, members), Spent(kept.manifests)
         self._machine = Round(rules, keyring, chain, spent, secrets.token_bytes, seq)
-        self._fetching, self._sending = Fetching(len(shop.base)), Sending(mesh, scope)
+        self._fetching, self._sending = Fetching(len(shop.base)), Sending(mesh, scope, shop.says)
         self._turn = Turn()
         self._linked: set[bytes] = set()
         self._lost, self._last_loss = 0, ""

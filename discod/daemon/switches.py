@@ -4,7 +4,8 @@
     DISCOD_TEST_STOP=PHASE[:ROUND]                 the process stops itself (SIGSTOP) when it reaches a phase, once
 
 Phases, in the order of a round: open, contribute, spent (the record is on disk, the Manifest has not left), combine,
-apply, applied (the state is on disk, the Done has not left), adopt, adopted (it is the base on disk).
+apply, applied (the state is on disk, the Done has not left), adopt, adopted (it is the base on disk). And say-KIND, for
+every kind of message: the first one of that kind has not left.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import signal
 from collections.abc import Mapping
 
 from discod.daemon.surroundings import Engine
-from discod.daemon.workshop import Reached
+from discod.daemon.workshop import Reached, reach_nothing
 from discod.errors import BadConfig
+from discod.wire.rounds import BODIES
 
 ENGINE, STOP = "DISCOD_TEST_ENGINE", "DISCOD_TEST_STOP"
 LONGEST_BATCH = 3600.0  # seconds
-PHASES = ("open", "contribute", "spent", "combine", "apply", "applied", "adopt", "adopted")
+STEPS = ("open", "contribute", "spent", "combine", "apply", "applied", "adopt", "adopted")
+PHASES = (*STEPS, *(f"say-{kind}" for kind in BODIES))
 
 
 def engine_of(environ: Mapping[str, str], device: str) -> Engine:
@@ -44,7 +47,9 @@ def stops_of(environ: Mapping[str, str]) -> Reached:
     where, _, number = text.partition(":")
     if text and (where not in PHASES or not (number or "1").isdecimal()):
         raise BadConfig(f"{STOP}={text}", f"PHASE or PHASE:ROUND; phases: {', '.join(PHASES)}")
-    left = [where] if where else []
+    if not where:
+        return reach_nothing
+    left = [where]
 
     def reached(phase: str, round_number: int) -> None:
         if phase in left and (not number or round_number >= int(number)):

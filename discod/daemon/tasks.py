@@ -18,7 +18,8 @@ from discod.errors import BadData, NotAllowed, UsageError
 from discod.identity import Identity, TaskOffer, make_offer, peer_id, short_id, show_id
 from discod.store import Store, TaskRow
 from discod.train.layers import parameter_count
-from discod.train.task import TaskSpec, encode_task, explain
+from discod.train.explaining import explain
+from discod.train.task import TaskSpec, encode_task
 from discod.train.taskfile import decode_task, dump_task, load_task
 
 

@@ -37,7 +37,7 @@ from discod.ring import (
 from discod.train.layers import layout
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
-from discod.wire.rounds import Certificate, Head, head_hash
+from discod.wire.rounds import Certificate, Head, Signed, head_hash, parse_envelope
 
 SMALL_WORDS = BLOCK  # summing so few takes less than handing the work to a thread
 THREADS = min(4, os.cpu_count() or 1)  # that encode one update
@@ -89,6 +89,11 @@ class Workshop:
     def next_round(self) -> int:
         """The round that an attempt under this base makes."""
         return self.head.round + 1
+
+    def says(self, signed: Signed) -> None:
+        """A message is about to leave: a phase too, for who wants to stop before it."""
+        if self.reached is not reach_nothing:
+            self.reached(f"say-{parse_envelope(signed).kind}", self.next_round)
 
     def open(self, rid: bytes, codec: Codec) -> Room:
         """The buffers of an attempt, made when they are first asked for."""
