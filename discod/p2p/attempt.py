@@ -115,8 +115,6 @@ class Attempt:
         """A verified message of a roster member. Raises PeerError and changes nothing when it breaks a rule."""
         if not self._record(envelope, body, signed):
             return
-        if isinstance(body, Reassign | Propose):
-            self.agreeing.heard(body)
         if isinstance(body, View) and envelope.sender in self.linked:
             self.out.extend(fx.Send(envelope.sender, proof) for proof in self.tally.proofs_of_opening())
         self._advance(now)
@@ -130,11 +128,14 @@ class Attempt:
         if isinstance(body, Shares | Have | Start):
             self.starting.check(envelope, body, self._check)
         elif not self.starting.started and not isinstance(body, Leave):
-            if len(self._early) < EARLY_MESSAGES * len(self.terms.roster) and envelope.sender in self.terms.roster:
+            earlier = [held for known, _, held in self._early if known.sender == envelope.sender]
+            if envelope.sender in self.terms.roster and len(earlier) < EARLY_MESSAGES and signed not in earlier:
                 self._early.append((envelope, body, signed))
             return False
         self.tally.record(envelope, body, signed, self.agreeing.leader)
         self.starting.take(envelope, body, signed)
+        if isinstance(body, Reassign | Propose):
+            self.agreeing.heard(body)
         return True
 
     def _begin(self) -> None:
@@ -358,7 +359,7 @@ class Attempt:
         return self.hauling.share_sums(included, self._opening)
 
     def _find_opening(self, secure: SecureSum, included: frozenset[bytes]) -> bool:
-        """What t peers have shown opens the sum; a dealer whose shares rebuild nothing is named, the round is lost."""
+        """What t peers have shown opens the sum; a dealer whose shares, all of them, do not is named."""
         for peer, unmask in self.tally.unmasks.items():
             if unmask.uh == self.tally.opened:
                 secure.show(peer, unmask.shares)
@@ -366,8 +367,11 @@ class Attempt:
             try:
                 self._opening = secure.opening(included)
             except Refused as error:
-                self.out.append(fx.Note("dealer.exposed", error.peer, error.why))
-                self.close(f"the sum cannot be opened: {error.why}")
+                if self.tally.unmasks.keys() >= {*self.alive()} - {
+                    self.terms.me
+                }:  # else true shares may be on their way
+                    self.out.append(fx.Note("dealer.exposed", error.peer, error.why))
+                    self.close(f"the sum cannot be opened: {error.why}")
         return self._opening is not None
 
     def _move_chunks(self, now: float) -> None:

@@ -110,6 +110,7 @@ class SecureSum:
         self._held: dict[bytes, tuple[bytes, bytes]] = {me: self._dealt[self._index[me]]}  # dealer -> shares of b, key
         self._shown: dict[bytes, tuple[bytes, ...]] = {}  # who unmasked -> one share for each of U1
         self._right: tuple[int, ...] = ()  # whose shares have given a secret: tried first for the next
+        self._failed: tuple[int, Refused] | None = None  # with how many that had shown, and why
         self.started: tuple[bytes, ...] = ()  # U1, sorted; empty before the Start
         self.start = b""  # u1h
 
@@ -124,7 +125,14 @@ class SecureSum:
         return [(peer, self._seal(peer, b"".join(self._dealt[self._index[peer]]))) for peer in others]
 
     def take_box(self, dealer: bytes, box: bytes) -> None:
-        """Keep what a peer dealt to me. Raises: Broken when it is not for me under this rid."""
+        """Keep what a peer dealt to me. Raises: Broken, see `open_box`."""
+        self._held[dealer] = self.open_box(dealer, box)
+
+    def open_box(self, dealer: bytes, box: bytes) -> tuple[bytes, bytes]:
+        """The shares in a box: of the dealer's seed, of its mask key.
+
+        Raises: Broken when it is not for me, from this dealer, under this rid.
+        """
         if len(box) != BOX_BYTES:
             raise Broken(dealer, f"shares of {len(box)} bytes, not {BOX_BYTES}")
         key = self._box_key(dealer, dealer, self._me)
@@ -132,7 +140,7 @@ class SecureSum:
             plain = ChaCha20Poly1305(key).decrypt(NONCE, box, self._header(dealer, self._me))
         except InvalidTag:
             raise Broken(dealer, "shares that cannot be opened") from None
-        self._held[dealer] = plain[:SHARE_BYTES], plain[SHARE_BYTES:]
+        return plain[:SHARE_BYTES], plain[SHARE_BYTES:]
 
     @property
     def held(self) -> frozenset[bytes]:
@@ -179,6 +187,14 @@ class SecureSum:
         Raises:
             Refused: the shares that a peer dealt rebuild neither its seed nor its mask key; it is named.
         """
+        if self._failed is None or self._failed[0] < len(self._shown):
+            try:
+                return self._opening(included)
+            except Refused as error:
+                self._failed = len(self._shown), error
+        raise self._failed[1]
+
+    def _opening(self, included: Collection[bytes]) -> Masks:
         plus: list[bytes] = []
         minus: list[bytes] = []
         for position, dealer in enumerate(self.started):

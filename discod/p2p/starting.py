@@ -53,7 +53,9 @@ class Starting:
         sender, slot = envelope.sender, envelope.slot
         match body:
             case Shares() if self.secure is not None:
-                fits = slot == self._terms.roster.index(self._terms.me)
+                fits = slot == self._terms.roster.index(self._terms.me) and sender in self._terms.roster
+                if fits:
+                    self.secure.open_box(sender, body.box)
             case Have() if self.secure is not None:
                 fits = slot >= 0 and sender in from_bitmap(body.bitmap, self._terms.roster)
             case Have():
@@ -82,7 +84,7 @@ class Starting:
             raise Refused(None, "a start without the Haves of all it names")
 
     def take(self, envelope: Envelope, body: Message, signed: Signed) -> None:
-        """Keep a checked message. Raises: Broken, for shares that cannot be opened; Refused, see `begin_with`."""
+        """Keep a checked message. Raises: Broken, for a Start that names shares which are not here."""
         secure, sender = self.secure, envelope.sender
         if secure is None:
             return
