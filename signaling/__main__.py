@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ import trio
 from discod.errors import UsageError, UserError
 from discod.identity import show_id
 from discod.identity.links import DEFAULT_PORT
+from signaling.depot import Depot
 from signaling.limits import RELAY_BYTES_PER_MINUTE
 from signaling.lobby import Lobby
 from signaling.server import node_context, node_key, open_listeners, run_node
@@ -22,7 +24,7 @@ from signaling.server import node_context, node_key, open_listeners, run_node
 
 @click.group(name="signaling")
 def main() -> None:
-    """The signaling node: introduces peers and relays ciphertext; it never sees data or updates."""
+    """The signaling node: introduces peers and relays ciphertext; it never sees data, updates only if it hosts them."""
 
 
 @main.command()
@@ -30,43 +32,56 @@ def main() -> None:
 @click.option("--home", type=click.Path(path_type=Path), default=None, help="Where its key is kept.")
 @click.option("--plain", is_flag=True, help="No TLS: for loopback, a LAN, or behind a proxy.")
 @click.option("--no-relay", is_flag=True, help="Introduce peers, but carry no bytes for them.")
+@click.option("--federated", is_flag=True, help="Host federated buffers too: this node then sees each update.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
-def serve(listen: str, home: Path | None, plain: bool, no_relay: bool, as_json: bool) -> None:
+def serve(listen: str, home: Path | None, plain: bool, no_relay: bool, federated: bool, as_json: bool) -> None:
     """Run a signaling node until it is stopped."""
     try:
-        trio.run(_serve, listen, home or _default_home(), plain, not no_relay, as_json)
+        trio.run(_serve, listen, home or _default_home(), plain, not no_relay, federated, as_json)
     except UserError as error:
         _complain(error, as_json)
         sys.exit(int(error.exit))
 
 
-async def _serve(listen: str, home: Path, plain: bool, relay: bool, as_json: bool) -> None:
+async def _serve(listen: str, home: Path, plain: bool, relay: bool, federated: bool, as_json: bool) -> None:
     host, port = _parse_listen(listen)
     identity = node_key(home)
     context = None if plain else node_context(identity, home)
     listeners = await open_listeners(host, port)
     lobby = Lobby(identity, lambda: secrets.token_bytes(16), relay=relay)
+    depot = Depot(identity, home, time.time, lobby.published) if federated else None
     async with trio.open_nursery() as nursery:
-        await nursery.start(run_node, lobby, listeners, context)
-        _announce(identity.peer_id, listeners[0].socket.getsockname(), host, plain, relay, as_json)
+        await nursery.start(run_node, lobby, listeners, context, depot)
+        _announce(identity.peer_id, listeners[0].socket.getsockname(), host, plain, relay, federated, as_json)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 break
         nursery.cancel_scope.cancel()
 
 
-def _announce(key: bytes, bound: tuple[str, int], host: str, plain: bool, relay: bool, as_json: bool) -> None:
+def _announce(
+    key: bytes, bound: tuple[str, int], host: str, plain: bool, relay: bool, federated: bool, as_json: bool
+) -> None:
     shown = host or "0.0.0.0"  # noqa: S104  (what is shown, not what is bound)
     address = f"[{shown}]:{bound[1]}" if ":" in shown else f"{shown}:{bound[1]}"
     url = f"{'ws' if plain else 'wss'}://{address}"
     if as_json:
-        data = {"listen": address, "url": url, "key": show_id(key), "key_hex": key.hex(), "relay": relay}
+        data: dict[str, object] = {
+            "listen": address,
+            "url": url,
+            "key": show_id(key),
+            "key_hex": key.hex(),
+            "relay": relay,
+        }
+        data["federated"] = federated
         click.echo(json.dumps({"schema": "discod.signaling/1", "ok": True, "data": data}))
     else:
         carried = f"relay on ({RELAY_BYTES_PER_MINUTE // 1_000_000} MB/min/peer)" if relay else "relay off"
         tls = "no TLS" if plain else "own key, pinned by the links"
         click.echo(f"signaling {url} ({tls})  {carried}   /healthz")
         click.echo(f"key {show_id(key)}")
+        if federated:
+            click.echo("hosts federated buffers of tasks that name this key: it sees each update that is sent to them")
         click.echo(
             "on a peer: discod mesh create NAME --signaling THIS_HOST" + ("" if bound[1] == 8765 else f":{bound[1]}")
         )

@@ -14,6 +14,12 @@ GREETING_SECONDS = 10.0  # from connecting to Knock or Redeem
 SILENT_SECONDS = 60.0
 TICKET_SECONDS = 10.0
 MAX_TICKETS = 10_000
+MAX_BUFFERS = 16  # federated ones, of one mesh
+MAX_VECTOR_BYTES = 256 << 20
+MAX_ARRIVING_BYTES = 1 << 30  # of all updates that are being received at a time
+MOVED_BYTES_PER_MINUTE = 1 << 30  # updates and versions of one peer
+MAX_SHOWN_BYTES = 4 << 20  # records in one visit
+PIECE_SECONDS = 30.0  # between two pieces of a vector
 MINUTE = 60.0
 
 

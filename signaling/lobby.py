@@ -180,6 +180,25 @@ class Lobby:
             effects += [*self.lost(guest), Close(guest, Denied("silent", "nothing was heard for too long", b""))]
         return [each for each in effects if not (isinstance(each, Tell) and each.guest in silent)]
 
+    def visit(self, guest: int, now: float) -> tuple[bytes, str]:
+        """A guest that was greeted turns to a federated buffer: our nonce and the host it dialled.  Raises: Refused."""
+        known = self._guests.get(guest)
+        if known is None or not known.host or known.mesh:
+            raise Refused(None, "a visit begins after Hello, on a connection of its own")
+        if not self._joins.take(known.address, 1, now):
+            raise Refused(None, "too many joins from this address in a minute")
+        return known.nonce, known.host
+
+    def heard(self, guest: int, now: float) -> None:
+        """Something came from a guest that the shell attends to."""
+        if (known := self._guests.get(guest)) is not None:
+            known.heard = now
+
+    def published(self, mesh: bytes) -> dict[bytes, bytes]:
+        """The records that members of a mesh published, by hash."""
+        room = self._rooms.get(mesh)
+        return {hash_: record.data for hash_, record in room.published.items()} if room is not None else {}
+
     def carry(self, guest: int, count: int, now: float) -> Denied | None:
         """Count relayed bytes of a spliced guest; a refusal when its peer has used up its minute."""
         known = self._guests.get(guest)

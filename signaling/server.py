@@ -18,11 +18,13 @@ from pathlib import Path
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_server_stream
 
-from discod.errors import Broken, PeerError, UserError
+from discod.errors import Broken, PeerError, Refused, UserError
 from discod.identity import Identity
-from discod.wire.codec import MAX_SIGNALING_BYTES, decode, encode
-from discod.wire.signaling import Denied, to_node
+from discod.wire.codec import MAX_SIGNALING_BYTES, decode, decoder, encode
+from discod.wire.federated import Enter, Show
+from discod.wire.signaling import Denied, ToNode
 from signaling import limits
+from signaling.depot import Depot, Visit
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
 from signaling.relay import Outgoing
 
@@ -32,6 +34,7 @@ HEAD_SECONDS = 10.0
 TLS_HELLO = b"\x16\x03"  # somebody speaks TLS to a node without: closed at once, so that they can try plainly
 CLOSE_SECONDS = 2.0
 SEND_SECONDS = 30.0
+said = decoder(ToNode | Show | Enter)
 OK, NOT_FOUND, TOO_LARGE = "200 OK", "404 Not Found", "431 Request Header Fields Too Large"
 
 
@@ -71,8 +74,8 @@ class Connection:
 class Server:
     """A signaling node over any trio streams."""
 
-    def __init__(self, lobby: Lobby, clock: Callable[[], float] = time.time) -> None:
-        self._lobby, self._clock = lobby, clock
+    def __init__(self, lobby: Lobby, depot: Depot | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._lobby, self._depot, self._clock = lobby, depot, clock
         self._connections: dict[int, Connection] = {}
         self._count = 0
 
@@ -94,7 +97,8 @@ class Server:
             if path == b"/v1" and b"upgrade: websocket" in head.lower():
                 await self._websocket(Prefixed(head, stream), address)
             elif path == b"/healthz":
-                await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts()}))
+                hosted = self._depot.counts() if self._depot is not None else {}
+                await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts(), **hosted}))
             elif head and not head.startswith(TLS_HELLO):
                 status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
                 await stream.send_all(_http(status, {"ok": False, "error": "speak WebSocket at /v1, or GET /healthz"}))
@@ -148,22 +152,45 @@ class Server:
             if connection.other is not None:
                 going_on = await self._pass_on(guest, connection, connection.other, body)
             elif rate.take(guest, 1, self._clock()):
-                going_on = self._receive(guest, body)
+                going_on = await self._receive(guest, connection, body)
             else:
                 self._tell(guest, Denied("too-many-messages", "too many messages in a minute", b""))
                 going_on = False
             if not going_on:
                 break
 
-    def _receive(self, guest: int, data: bytes) -> bool:
+    async def _receive(self, guest: int, connection: Connection, data: bytes) -> bool:
         try:
-            message = decode(to_node, data, MAX_SIGNALING_BYTES)
-            self._perform(self._lobby.receive(guest, message, self._clock()))
+            message = decode(said, data, MAX_SIGNALING_BYTES)
+            if isinstance(message, Show | Enter):
+                await self._visit(guest, connection, message)
+            else:
+                self._perform(self._lobby.receive(guest, message, self._clock()))
         except PeerError as error:
             broken = isinstance(error, Broken)
             self._tell(guest, Denied("broken" if broken else "refused", error.why[:300], b""))
             return not broken
+        except GONE:
+            return False
         return True
+
+    async def _visit(self, guest: int, connection: Connection, first: Show | Enter) -> None:
+        """A guest at a federated buffer, until it leaves.  Raises: PeerError, or one of GONE."""
+        if self._depot is None:
+            raise Refused(None, "this signaling node hosts no federated buffers")
+        nonce, host = self._lobby.visit(guest, self._clock())
+
+        async def receive() -> bytes:
+            data = await connection.socket.get_message()
+            self._lobby.heard(guest, self._clock())
+            return data.encode() if isinstance(data, str) else bytes(data)
+
+        async def send(data: bytes) -> None:
+            if not await connection.outgoing.put_relayed(data):
+                raise Broken(None, "it does not read")
+            self._lobby.heard(guest, self._clock())
+
+        await Visit(self._depot, nonce, host, receive, send).run(first)
 
     async def _pass_on(self, guest: int, connection: Connection, other: int, data: bytes) -> bool:
         far = self._connections.get(other)
@@ -266,11 +293,12 @@ async def run_node(
     lobby: Lobby,
     listeners: list[trio.SocketListener],
     context: ssl.SSLContext | None,
+    depot: Depot | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled."""
-    server = Server(lobby)
+    server = Server(lobby, depot)
 
     async def accept(stream: trio.SocketStream) -> None:
         try:
@@ -285,5 +313,7 @@ async def run_node(
     handler: Callable[[trio.SocketStream], Awaitable[None]] = accept
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.watch)
+        if depot is not None:
+            nursery.start_soon(depot.watch)
         nursery.start_soon(partial(trio.serve_listeners, handler, listeners))
         task_status.started()

@@ -37,6 +37,7 @@ ROOMS = (
             "discod.p2p.dial",
             "discod.p2p.events",
             "discod.p2p.hearsay",
+            "discod.p2p.hosting",
             "discod.p2p.joining",
             "discod.p2p.link",
             "discod.p2p.linkinfo",
@@ -66,7 +67,7 @@ ROOMS = (
             "discod.train.worker_process",
         ),
     ),
-    Room(4, "signaling shell", ("signaling.relay", "signaling.server")),
+    Room(4, "signaling shell", ("signaling.depot", "signaling.relay", "signaling.server", "signaling.states")),
     Room(
         3,
         "p2p",
@@ -103,6 +104,7 @@ ROOMS = (
         (
             "discod.train.batches",
             "discod.train.chacha",
+            "discod.train.explaining",
             "discod.train.informant",
             "discod.train.poisson",
             "discod.train.rounds",

@@ -133,8 +133,8 @@ def _write(path: Path, text: str, force: bool) -> None:
 
 
 def _explain(spec: TaskSpec) -> list[str]:
+    from discod.train.explaining import explain
     from discod.train.layers import parameter_count
-    from discod.train.task import explain
 
     return explain(spec, parameter_count(spec))
 

@@ -17,8 +17,8 @@ from discod.daemon.routing import Router, scope_of
 from discod.errors import BadData, NotAllowed, UsageError
 from discod.identity import Identity, TaskOffer, make_offer, peer_id, short_id, show_id
 from discod.store import Store, TaskRow
-from discod.train.layers import parameter_count
 from discod.train.explaining import explain
+from discod.train.layers import parameter_count
 from discod.train.task import TaskSpec, encode_task
 from discod.train.taskfile import decode_task, dump_task, load_task
 

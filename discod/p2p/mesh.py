@@ -91,6 +91,7 @@ class Mesh:
         self.events = EventQueue()
         self.expect: Callable[[bytes, BulkHeader], memoryview | None] = lambda peer, header: None
         self._network, self._jitter, self._clock = network or Tcp(), jitter or random.Random(), clock  # noqa: S311  (spreads waits)
+        self.call = self._network.call  # opens a conversation with a signaling node
         self._welcome = Welcome(PROTOCOL_VERSION, self.settings.software, name)
         self._trust = Trust(identity)
         self._paths = Paths(self.settings, self._trust, self._welcome, self._network, self._jitter, self._attend)
@@ -258,6 +259,10 @@ class Mesh:
             for peer, session in self._sessions.items()
             if session.link is None and session.errors
         }
+
+    def nodes(self, mesh: bytes) -> tuple[SignalingAt, ...]:
+        """The signaling nodes of a mesh."""
+        return self._presences[mesh].nodes
 
     def signaling(self) -> dict[bytes, SignalingInfo]:
         """Mesh id -> how we stand with its signaling node."""

@@ -19,6 +19,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from discod.errors import BadData
+from discod.identity.ids import parse_id
+from discod.wire.federated import FederatedSpec
+
 TASK_LABEL = b"discod/task/1"
 SCHEMA = 1
 MAX_TASK_BYTES = 16_384
@@ -140,9 +144,10 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: Annotated[int, Meta(ge=1, description="version of this format")] = SCHEMA
     title: Annotated[str, Meta(max_length=200, description="one line for people")] = ""
     summary: Annotated[str, Meta(max_length=4000, description="what it is for, for people")] = ""
-    scheme: Annotated[Literal["decentralized", "local"], Meta(description="decentralized, or local (alone)")] = (
-        "decentralized"
-    )
+    scheme: Annotated[
+        Literal["decentralized", "federated", "local"],
+        Meta(description="decentralized, federated (a node sums the updates, and sees each), or local (alone)"),
+    ] = "decentralized"
     seed: Annotated[
         int, Meta(ge=0, le=(1 << 63) - 1, description="first parameters, batch order and validation rows")
     ] = 0
@@ -151,6 +156,7 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     round: RoundSpec = RoundSpec()
     aggregation: AggregationSpec = AggregationSpec()
     privacy: PrivacySpec = PrivacySpec()
+    federated: FederatedSpec = FederatedSpec()
 
     @property
     def id(self) -> bytes:
@@ -321,62 +327,39 @@ def _privacy(spec: TaskSpec) -> tuple[str, str] | None:
     return None
 
 
+def _federated(spec: TaskSpec) -> tuple[str, str] | None:
+    rule, least = spec.federated, spec.round.min_peers
+    if spec.scheme != "federated":
+        unused = rule != FederatedSpec()
+        return ("[federated] is filled in, but the scheme is another", 'write scheme = "federated"') if unused else None
+    if spec.aggregator != "mean" or spec.aggregation.audit != "none":
+        why = "in a federated task the node that sums sees every update: there is no secure sum, and no second owner"
+        return why, 'write aggregator = "mean" and audit = "none", or scheme = "decentralized"'
+    try:
+        parse_id(rule.node)
+    except BadData as error:
+        return (
+            f"federated.node is not the key of a node: {error.message}",
+            "copy it from where `signaling serve` shows it",
+        )
+    number, name = (rule.capacity, "capacity") if rule.mode == "asynchronous" else (rule.quorum, "quorum")
+    if number and number < least:
+        return (
+            f"federated.{name} = {number}, but min_peers = {least}: fewer would do",
+            f"write {name} = {least}, or more",
+        )
+    if rule.mode == "synchronous" and (rule.capacity or rule.cutoff or rule.max_age_seconds):
+        why = "federated.capacity, cutoff and max_age_seconds belong to the asynchronous mode"
+        return why, "remove them; quorum and deadline_seconds say when a synchronous version is made"
+    return None
+
+
 def _secrecy(spec: TaskSpec) -> tuple[str, str] | None:
-    if spec.scheme == "local" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
+    if spec.scheme != "decentralized" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
         return None
     least = spec.round.min_peers
     why = f"aggregator secure needs {LEAST_SECURE} peers, min_peers is {least}: two would know each other's update"
     return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
 
 
-_CHECKS = (_secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)
-
-
-def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> list[str]:
-    """Lines for `task validate`: what the task trains, for how long, and what a peer sends with `peers` in a round."""
-    training, shape = spec.training, ",".join(map(str, spec.data.shape))
-    samples = spec.steps * spec.batch_size
-    lines = [
-        f"data      {spec.data.kind} · x {spec.data.dtype}[{shape}] · y in 0..{spec.data.classes - 1}",
-        f"model     {spec.model.name} · {_spaced(parameter_count)} parameters",
-        f"training  {training.optimizer}, learning rate {training.learning_rate:g} · batches of {training.batch_size}",
-        f"rounds    {spec.rounds} of {spec.round_duration} batches · {_spaced(samples)} samples a peer",
-    ]
-    if spec.scheme == "local":
-        return [*lines, "sends     nothing: scheme local", *(_guarantee(spec) if spec.is_private else ())]
-    n = peers or spec.min_peers
-    vectors = 3.0 if spec.aggregation.audit == "witness" else (2 * n - 1) / n
-    upload_kb = vectors * 4 * parameter_count / 1000
-    return [
-        *lines,
-        f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
-        f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
-        f"updates   {_UPDATES[spec.aggregator]}",
-        *_guarantee(spec),
-    ]
-
-
-_UPDATES = {
-    "secure": "secure: masked; only the sum over at least 2/3 of a round's peers is opened, once",
-    "mean": "mean: each peer sees slices of every other peer's update",
-}
-
-
-def _guarantee(spec: TaskSpec) -> list[str]:
-    rule = spec.privacy
-    if not spec.is_private:
-        return ["privacy   none: no noise is added; raw rows are never sent"]
-    delta = f"delta {rule.delta:g}".replace("e-0", "e-")
-    whom = "for each record of a peer, against everybody"
-    steps = f"{_spaced(spec.steps)} steps"
-    if rule.epsilon:
-        promise = f"epsilon <= {rule.epsilon:g} at {delta} {whom}"
-        noise = f"in each of {steps}, as much as that needs with a peer's number of rows"
-    else:
-        promise = f"an epsilon at {delta} {whom}; fewer rows or more steps make it larger"
-        noise = f"{rule.noise_multiplier:g} x the clip in each of {steps}"
-    return [f"privacy   record-level: {promise}", f"noise     {noise}; gradients of a row clipped to {rule.clip:g}"]
-
-
-def _spaced(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
+_CHECKS = (_federated, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)

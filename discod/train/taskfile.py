@@ -127,8 +127,14 @@ def _value_at(raw: Any, path: str) -> str:
 def dump_task(spec: TaskSpec) -> str:
     """The task as a TOML file that names every field and says what it is; loading it gives the same task."""
     sections: list[tuple[str, msgspec.Struct]] = [("", spec)]
-    sections += [(name, value) for name, value in _items(spec) if isinstance(value, msgspec.Struct)]
+    sections += [
+        (name, value) for name, value in _items(spec) if isinstance(value, msgspec.Struct) and _used(spec, name)
+    ]
     return "\n".join(_dump_section(name, section) for name, section in sections)
+
+
+def _used(spec: TaskSpec, section: str) -> bool:
+    return section != "federated" or spec.scheme == "federated"
 
 
 def _dump_section(title: str, section: msgspec.Struct) -> str:

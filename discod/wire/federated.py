@@ -202,6 +202,11 @@ ToBuffer = Show | Enter | Offer | Push | Pull
 FromBuffer = Entered | Bring | Pushed | Current | Published
 
 
+def hosted_scope(mesh: bytes, task: bytes) -> bytes:
+    """The (32,) name of a task, by its canonical encoding, in a mesh, as the node and its visitors sign it."""
+    return digest("discod/federated/scope", mesh, task)
+
+
 def enter_statement(nonce: bytes, host: str, enter: Enter) -> bytes:
     """What an entering peer signs: the node's nonce, the host as dialled, and all it says."""
     numbers = enter.time.to_bytes(8, "little") + enter.floats.to_bytes(8, "little")

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from discod.train import task as task_module
+from discod.train.explaining import explain
 from discod.train.models import MODELS
 from discod.train.task import (
     AggregationSpec,
@@ -15,7 +16,6 @@ from discod.train.task import (
     TrainingSpec,
     contradiction,
     encode_task,
-    explain,
 )
 
 DATA = DataSpec(classes=10, shape=(8, 8), dtype="uint8", high=(16.0,))
