@@ -207,6 +207,7 @@ class Calling:
     def _taken(self, call: Call) -> Call:
         """From here on my Advert and theirs belong to this roster."""
         self.election.used.update(map(self._hash_of, call.roster))
+        self.election.quorum_since = math.inf  # the next quorum has a grace, and ranks, of its own
         secrets, self.mine.advert, self.mine.secrets = self.mine.secrets, None, None
         return replace(call, secrets=secrets)
 

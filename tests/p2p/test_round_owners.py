@@ -111,7 +111,7 @@ def test_an_owner_that_dies_before_its_receipts_is_passed_over(seed: int) -> Non
     assert {e.included for e in combined} == {tuple(sorted(others))}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])  # 2: it trains for so long that the others do not wait for it
+@pytest.mark.parametrize("seed", [0, 3, 4])  # 1, 2: it trains for so long that the others do not wait for it
 def test_a_bad_update_is_named_to_the_others_and_the_round_goes_on_without_it(seed: int) -> None:
     stage, rid = shared(seed)
     bad = next(peer for peer in stage.peers if peer != stage.attempts()[peer].terms.leader)
