@@ -6,6 +6,7 @@ any machine asks its shell to sum, the masked words are summed and opened, and c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from discod.masks import Masks
 from discod.p2p import effects as fx
 from discod.wire.rounds import Consent, Receipt, Unmask, parse_envelope
 from tests.p2p.stage import Actor, Stage
+from tests.p2p.tokens import Tokens
 
 DYING_SECONDS = 0.2  # from the last word to the end of the links: what was said before still arrives
 CODEC_BOUND = 0.5
@@ -57,12 +59,18 @@ def mean_error(codec: ring.Codec, base: ring.Floats, updates: list[Update], tota
 
 
 class Mortal(Actor):
-    """Says nothing more from a moment on, and is gone a little later."""
+    """Says nothing more from a moment on, and is gone a little later; or after so many messages, and starts again."""
 
     dies = ""  # one of MOMENTS
     mute = False
     pieces_sent = 0
     last = b""  # what it says last
+    restarts_after = 0  # messages; 0: never
+    restarted = math.inf  # when
+
+    def __init__(self, stage: MaskedStage, peer: bytes) -> None:
+        super().__init__(stage, peer)
+        self.spoken: set[bytes] = set()  # envelopes
 
     def perform(self, effects: list[fx.Effect]) -> None:
         for effect in effects:
@@ -71,7 +79,8 @@ class Mortal(Actor):
             if not self.mute:
                 self._perform(effect)
                 self._note(effect)
-        if not self.mute and (self.last or (self.dies == "pieces" and self._shared)):
+        enough = 0 < self.restarts_after <= len(self.spoken)
+        if not self.mute and (self.last or enough or (self.dies == "pieces" and self._shared)):
             self._vanish()
         self.stage.schedule_tick(self)
 
@@ -85,6 +94,8 @@ class Mortal(Actor):
         return self.pieces_sent >= self._chunks > 0
 
     def _is_too_late(self, effect: fx.Effect) -> bool:
+        if isinstance(effect, fx.Send) and len(self.spoken) == self.restarts_after > 0:
+            return effect.signed.envelope not in self.spoken
         if self.last:
             return not isinstance(effect, fx.Send) or effect.signed.envelope != self.last
         if isinstance(effect, fx.SendPiece) and self.dies == "half":
@@ -94,14 +105,20 @@ class Mortal(Actor):
     def _note(self, effect: fx.Effect) -> None:
         if isinstance(effect, fx.SendPiece):
             self.pieces_sent += 1
-        elif (
-            isinstance(effect, fx.Send) and parse_envelope(effect.signed).kind == AFTER.get(self.dies) and self._shared
-        ):
-            self.last = effect.signed.envelope
+        if isinstance(effect, fx.Send):
+            self.spoken.add(effect.signed.envelope)
+            if self._shared and parse_envelope(effect.signed).kind == AFTER.get(self.dies):
+                self.last = effect.signed.envelope
 
     def _vanish(self) -> None:
         self.mute = True
-        self.stage.after(DYING_SECONDS, lambda: self.stage.crash(self.peer))
+        self.stage.after(DYING_SECONDS, self._end)
+
+    def _end(self) -> None:
+        self.stage.crash(self.peer)
+        if self.restarts_after:
+            self.mute, self.restarts_after, self.restarted = False, 0, self.stage.now
+            self.boot()
 
 
 class MaskedStage(Stage):
@@ -116,12 +133,14 @@ class MaskedStage(Stage):
         self.base: ring.Floats = self.values.normal(size=d).astype(np.float32)
         self.updates: dict[tuple[bytes, bytes], Update] = {}  # (rid, peer)
         self.sums: list[tuple[bytes, frozenset[bytes]]] = []  # (rid, U) of all that were opened
+        self.inputs: list[tuple[bytes, bytes, Tokens]] = []  # (peer, rid, what its masked words stand for)
 
     def codec(self, rid: bytes) -> ring.Codec:
         return ring.Codec(next(len(e.roster) for _, e in self.openings(0.0) if e.rid == rid), CODEC_BOUND)
 
     def mask(self, rid: bytes, peer: bytes, masks: Masks | None) -> None:
         super().mask(rid, peer, masks)
+        self.inputs.append((peer, rid, frozenset(self.actors[peer].update)))
         self.updates[rid, peer] = contribution(self.values, self.base, self.codec(rid), masks)
 
     def check_opening(self, rid: bytes, included: Iterable[bytes], opening: Masks | None) -> None:
