@@ -1,4 +1,4 @@
-"""The vectors of docs/protocol.md for names and messages: they are what this code makes, and what hashlib alone makes."""
+"""The vectors of docs/protocol.md for names and messages: what this code makes, and what hashlib alone makes."""
 
 from __future__ import annotations
 
