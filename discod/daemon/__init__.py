@@ -23,13 +23,13 @@ def serve(paths: Paths, config: Config) -> None:
     """
     from discod.daemon import logs, switches
     from discod.daemon.daemon import run_home
-    from discod.daemon.exchange import DecentralizedExchange
+    from discod.daemon.schemes import make_exchange
 
     logs.set_up(config.log.level)
     sys.setswitchinterval(SWITCH_SECONDS)
     device = "CPU" if config.compute.device == "auto" else config.compute.device
     engine = switches.engine_of(os.environ, device)
-    exchange = partial(DecentralizedExchange, reached=switches.stops_of(os.environ))
+    exchange = partial(make_exchange, reached=switches.stops_of(os.environ))
     try:
         run_home(paths, config, exchange, engine)
     except BaseExceptionGroup as group:

@@ -28,6 +28,7 @@ class ExchangeStatus(Struct, frozen=True):
     last_loss: str = ""
     bytes_up: int = 0  # of this run; 0 where it does not count
     bytes_down: int = 0
+    waits_there: bool = False  # the last update was sent and waits for others: no state came, and nothing is lost
 
 
 class RunExchange(Exchange, Sink, Protocol):

@@ -187,6 +187,8 @@ class Run:
         store, task = self.around.store, self.task.id
         await trio.to_thread.run_sync(save_working, store, task, self.exchange.base, report)
         self.count_traffic()
+        if report.joint is None and self.exchange.status().waits_there:
+            return  # a federated buffer keeps it; training goes on meanwhile
         if report.joint is None:
             self.tell(
                 "round.lost", round=report.round + 1, why=self.exchange.status().last_loss or "no joint state came"

@@ -79,7 +79,7 @@ class Hosting:
 
     def __init__(self, conversation: Conversation, identity: Identity, host: str, node: bytes, stay: Stay) -> None:
         self._line, self._identity, self._host, self._node, self._stay = conversation, identity, host, node, stay
-        self._key = b""
+        self.key = b""  # of the node, proven in its Hello
         self.bytes_up = self.bytes_down = 0  # vectors
 
     async def enter(self, own: tuple[bytes, ...], everything: Sequence[bytes], now: float) -> Entered:
@@ -89,7 +89,7 @@ class Hosting:
         hello = await self._answer(Hello)
         if trouble := hello_trouble(hello, self._node, nonce, self._host):
             raise Broken(None, trouble)
-        self._key = hello.key
+        self.key = hello.key
         enter = self._signed(hello.nonce, own, now)
         await self._send(enter)
         try:
@@ -140,7 +140,7 @@ class Hosting:
         if said.size != size or said.version <= version or len(said.contributors) != len(said.weights):
             raise Broken(None, "the node published what was not asked for")
         state = version_state(stay.scope, stay.origin, said.version, said.parent, said.hash)
-        if not verify(self._key, VERSION_LABEL, state, said.signature):
+        if not verify(self.key, VERSION_LABEL, state, said.signature):
             raise Broken(None, "a version that the node did not sign")
         total = bytearray()
         while len(total) < size:

@@ -1,0 +1,18 @@
+"""Scheme -> its exchange. `local` has none: it is trained without a daemon's runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from discod.daemon.exchange import DecentralizedExchange
+from discod.daemon.exchanging import RunExchange
+from discod.daemon.federated import FederatedExchange
+from discod.train.task import TaskSpec
+
+SCHEMES = {"decentralized": DecentralizedExchange, "federated": FederatedExchange}
+
+
+def make_exchange(*, task: TaskSpec, **around: Any) -> RunExchange:
+    """The exchange of a run, by the scheme of its task (a MakeExchange, exchanging.py)."""
+    made: RunExchange = SCHEMES[task.scheme](task=task, **around)
+    return made
