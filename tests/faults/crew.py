@@ -239,11 +239,11 @@ class Crew:
             lines += [f"-- log of {peer.name}", tail(peer.home / "daemon.log")]
         return "\n".join(lines)
 
-    def open_node(self, listen: str = "127.0.0.1:0", words: Sequence[str] = NODE) -> None:
+    def open_node(self, listen: str = "127.0.0.1:0", words: Sequence[str] = NODE, flags: Sequence[str] = ()) -> None:
         """Start the signaling node, again with the key and the port that it had if it was started before."""
         home, log = self.root / "node", self.root / "node.log"
         log.unlink(missing_ok=True)
-        serve = ["serve", "--listen", listen, "--home", str(home), "--json"]
+        serve = ["serve", "--listen", listen, "--home", str(home), "--json", *flags]
         self.node = node = Process(self, [*words, *serve], log, {})
         self.until(lambda: not node.runs or log.read_bytes().endswith(b"\n"), "the signaling node says where it is")
         assert node.runs, tail(log)
