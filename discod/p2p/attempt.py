@@ -93,7 +93,7 @@ class Attempt:
         self.agreeing = Agreeing(terms, self.owners, self.tally, say, self._out)
         self.hauling = Hauling(terms, self.owners, self.tally, self.linked, self.out, say, self._out)
         self._opening: Masks | None = None  # what comes off the sums
-        self._unmasked = self._applying = False
+        self._unmasked = self._applying = self._moved = False
         for peer in terms.roster:
             if peer != terms.me and peer not in linked:
                 self.clocks.links[peer] = now + RELINK_SECONDS
@@ -238,6 +238,11 @@ class Attempt:
         return self.starting.secure.masks() if self.starting.secure is not None else None
 
     @property
+    def finishing(self) -> bool:
+        """Whether the new state is about to be made here: no need to fetch it from those that were faster."""
+        return self.phase is Phase.OPENED and (self._applying or not self._moved)
+
+    @property
     def spent(self) -> bool:
         return self.terms.me in self.tally.manifests
 
@@ -376,7 +381,7 @@ class Attempt:
 
     def _move_chunks(self, now: float) -> None:
         """A chunk without its Sum goes to the next owner in order, also from an owner that is linked but silent."""
-        self.clocks.move = now + MOVE_SECONDS + self.terms.bulk
+        self._moved, self.clocks.move = True, now + MOVE_SECONDS + self.terms.bulk
         for chunk in self.owners.chunks:
             if not self.tally.settled(chunk):
                 self.owners.move(chunk)

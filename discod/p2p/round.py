@@ -286,7 +286,8 @@ class Round:
             self._adopt(own[0], own[1], now)
         elif running:
             self.standing.wake = math.inf
-            if self.attempt is None or self.ballots.get(self.attempt.terms.rid).certificate is None:
+            attempt = self.attempt
+            if attempt is None or attempt.finishing or self.ballots.get(attempt.terms.rid).certificate is None:
                 return
         links = self.calling.election.links
         self.standing.settle({peer: links[peer] for peer in self.voice.linked if peer in links}, now)
