@@ -85,6 +85,7 @@ class _Fact:
     envelope: Envelope
     body: Message
     signed: Signed
+    settled: bool = False  # carried by an Unmask: t peers have consented, whoever proposed it
 
     @property
     def key(self) -> tuple[str, bytes, int]:
@@ -156,7 +157,7 @@ class Tally:
                 raise Refused(fact.envelope.sender, f"{fact.envelope.kind} with evidence of another kind or round")
             if isinstance(body, Consent) and isinstance(fact.body, View) and envelope.sender != fact.envelope.sender:
                 raise Refused(fact.envelope.sender, "a View with another peer's Consent")
-            inner = _Fact(envelope, body, signed)
+            inner = _Fact(envelope, body, signed, isinstance(fact.body, Unmask))
             yield from self._unfold(inner)
         yield fact
 
@@ -187,8 +188,8 @@ class Tally:
                 included = from_bitmap(body.included, self._terms.roster)
                 fits = (
                     included <= self.started
-                    and slot == body.view
-                    and self._leads(sender, body.view, leader)
+                    and 0 <= slot == body.view < VIEWS
+                    and (fact.settled or self._leads(sender, body.view, leader))
                     and self._gone_fits(body.gone)
                 )
             case Reassign():
@@ -233,7 +234,8 @@ class Tally:
                 self._receipts.setdefault(key, {}).update(body.pieces)
                 self._latest_receipt[key] = max(self._latest_receipt.get(key, (-1, signed)), (slot, signed), key=_slot)
             case Propose():
-                self._offers[body.view] = (body, signed)
+                if not (fact.settled and body.view in self._offers):
+                    self._offers[body.view] = (body, signed)
             case View():
                 self.views.setdefault(body.view, {})[sender] = body
             case Consent():
