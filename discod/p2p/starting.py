@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 
-from discod.errors import Broken, Refused
+from discod.errors import Refused
 from discod.p2p.certificate import bitmap, from_bitmap
 from discod.p2p.secagg import SecureSum
 from discod.p2p.terms import Terms
@@ -82,9 +82,11 @@ class Starting:
                 complete.add(envelope.sender)
         if not started <= complete:
             raise Refused(None, "a start without the Haves of all it names")
+        if self.secure is not None and self._terms.me in started and not started <= self.secure.held:
+            raise Refused(None, "a start with peers whose shares I have never said to hold")
 
     def take(self, envelope: Envelope, body: Message, signed: Signed) -> None:
-        """Keep a checked message. Raises: Broken, for a Start that names shares which are not here."""
+        """Keep a checked message."""
         secure, sender = self.secure, envelope.sender
         if secure is None:
             return
@@ -101,8 +103,6 @@ class Starting:
         """The set is known; a peer outside of it takes no part."""
         assert self.secure is not None
         if self._terms.me in started:
-            if not started <= self.secure.held:
-                raise Broken(self._terms.leader, "a start with peers whose shares I have never said to hold")
             self.secure.begin(started)
         self.started = started
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from discod.errors import Broken, Refused
-from discod.p2p.certificate import from_bitmap
+from discod.p2p.certificate import consent_hash, from_bitmap
 from discod.p2p.terms import VIEWS
 from discod.wire.codec import HASH_BYTES
 from discod.wire.rounds import (
@@ -208,11 +208,15 @@ class Tally:
             raise Refused(sender, f"a {fact.envelope.kind} that does not fit this round")
 
     def _may_unmask(self, sender: bytes, unmask: Unmask) -> bool:
-        """One share for each of U1, and t Consents to exactly this sum, the sender's own among them."""
+        """One share for each of U1, the Propose of this sum, and t Consents to it, the sender's own among them."""
         fitting = len(unmask.shares) == len(self.started) and all(len(s) == SHARE_BYTES for s in unmask.shares)
         consents = [(e.sender, parse_body(e)) for e in map(self._check, unmask.consents) if e.kind == Consent.kind]
         agreed = {peer for peer, body in consents if isinstance(body, Consent) and body.uh == unmask.uh}
-        return fitting and sender in agreed and len(agreed & self._members) >= self._terms.threshold
+        offer = parse_body(self._check(unmask.propose))
+        if not isinstance(offer, Propose):
+            return False
+        uh = consent_hash(self._terms.rid, self.start, offer.included, offer.manifests)
+        return fitting and uh == unmask.uh and sender in agreed and len(agreed & self._members) >= self._terms.threshold
 
     def _leads(self, sender: bytes, view: int, leader: Callable[[int], bytes]) -> bool:
         return view < VIEWS and sender == leader(view)

@@ -94,8 +94,10 @@ class Seat:
 class Table:
     """Peers that are all linked. `choose(k)` names one of the k queues with something in them."""
 
-    def __init__(self, peers: int, choose: Callable[[int], int], relayed: bool = False) -> None:
-        self.rules = Rules(SCOPE, WORDS, min_peers=peers)
+    def __init__(
+        self, peers: int, choose: Callable[[int], int], relayed: bool = False, *, secure: bool = False
+    ) -> None:
+        self.rules = Rules(SCOPE, WORDS, min_peers=peers, secure=secure)
         self.now = 0.0
         everybody = [peer_id(n) for n in range(peers)]
         self.seats = {peer: Seat(peer, everybody, self.rules) for peer in everybody}

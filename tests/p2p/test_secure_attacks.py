@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from discod.p2p import effects as fx
-from discod.p2p.certificate import bitmap
+from discod.p2p.certificate import bitmap, era_of
 from discod.p2p.election import GRACE_SECONDS
 from discod.p2p.secagg import BOX_BYTES
 from discod.wire.codec import digest
@@ -31,6 +31,7 @@ from discod.wire.rounds import (
 from tests.p2p.puppeteers import Puppeteers, called, entered
 from tests.p2p.puppets import BASE, ERA, Puppets
 from tests.p2p.table import refused, sign
+from tests.p2p.world import SCOPE
 
 ONE = digest("test/one")
 
@@ -99,6 +100,19 @@ def test_a_lowered_or_raised_threshold_is_another_round_id_and_refused(threshold
     p.ready()
     why = refused(p.machine, p.roster(p.everybody, threshold), p.now)
     assert why == "a roster under another id: the threshold or the adverts differ"
+
+
+def test_a_roster_on_another_base_or_of_other_parameters_is_refused() -> None:
+    """A base is named by the hash of its parameters, so that other ones are another base, and another era."""
+    p = Puppeteers(4, rank=1)
+    p.ready()
+    peer = p.others[0]
+    for base, era in ((ONE, era_of(SCOPE, 0, ONE)), (ONE, ERA), (BASE, era_of(SCOPE, 1, BASE))):
+        body = Advert(900, bytes(16), 0, base, p.machine.keyring.members_digest(), (), p.keys(peer))
+        true, p.adverts[peer] = p.adverts[peer], sign(peer, body, era, 900)
+        refused(p.machine, p.roster(p.everybody), p.now)
+        p.adverts[peer] = true
+    assert judged(p, p.roster(p.everybody)) == ""
 
 
 def bad_keys(p: Puppeteers) -> dict[str, tuple[RoundKeys | None, str]]:

@@ -144,9 +144,16 @@ def a_manifest_for_its_propose(p: Puppeteers, peer: bytes) -> Unmask:
     return msgspec.structs.replace(p.unmask(peer, p.everybody), propose=sign(peer, p.manifest(peer), p.rid))
 
 
+def a_propose_of_another_sum(p: Puppeteers, peer: bytes) -> Unmask:
+    """By itself, for a view that it does not lead: t have consented, but not to this."""
+    offer = sign(peer, p.propose(3, p.everybody[:3]), p.rid, 3)
+    return msgspec.structs.replace(p.unmask(peer, p.everybody), propose=offer)
+
+
 @pytest.mark.parametrize(
     "lie",
     [
+        a_propose_of_another_sum,
         without_its_own,
         of_another_sum,
         of_another_round,
