@@ -164,7 +164,7 @@ async def measure(task: TaskSpec, peers: int, floats: int) -> Outcome:
 
 async def set_up(cast: Cast, crew: list[play.Peer], root: Path, task: TaskSpec) -> None:
     """Everybody is there, in one mesh, and the task is published."""
-    signaling = await play.open_signaling(cast, root)
+    signaling, _ = await play.open_signaling(cast, root)
     for peer in crew:  # not side by side: a Cast cannot start two processes at once
         await play.settle(cast, peer)
     file = root / f"{task.name}.toml"

@@ -15,7 +15,9 @@ from discod.errors import Exit
 @click.command()
 @click.option("--peers", type=click.IntRange(2, 16), default=3, show_default=True, help="How many daemons.")
 @click.option("--task", type=click.Choice(["digits", "tumor"]), default="digits", show_default=True)
-@click.option("--scheme", type=click.Choice(["decentralized"]), default="decentralized", show_default=True)
+@click.option("--scheme", type=click.Choice(["decentralized", "federated"]), default="decentralized", show_default=True)
+@click.option("--asynchronous", is_flag=True, help="Federated: nobody waits for anybody.")
+@click.option("--cutoff", type=click.IntRange(0, 1000), help="Asynchronous: versions an update may be behind.")
 @click.option("--aggregator", type=click.Choice(["secure", "mean"]), help="[default: secure; mean with two peers]")
 @click.option("--no-privacy", is_flag=True, help="Aggregator mean, and no noise.")
 @click.option("--min-peers", type=click.IntRange(2, 16), help="No round with fewer [default: all].")
@@ -27,6 +29,8 @@ def demo(
     peers: int,
     task: str,
     scheme: str,
+    asynchronous: bool,
+    cutoff: int | None,
     aggregator: Literal["secure", "mean"] | None,
     no_privacy: bool,
     min_peers: int | None,
@@ -42,6 +46,7 @@ def demo(
     """
     from discod.demo import stage
 
+    hosting = stage.hosting(scheme, asynchronous, cutoff)
     choice = stage.choose(
         task,
         peers,
@@ -50,6 +55,7 @@ def demo(
         seed=seed,
         private=not no_privacy,
         aggregator=aggregator or ("mean" if no_privacy else None),
+        hosting=hosting,
     )
     live = not (headless or output.options().json) and sys.stdout.isatty()
     keep = None if no_save else Path(stage.LEFT)

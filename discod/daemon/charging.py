@@ -103,6 +103,10 @@ class Charging:
             raise LocalError("an update is trained before it is charged")
         return None if self._content is None else charge_of(self._content, self._noise, batches - self._paid)
 
+    def covers(self, batches: int) -> bool:
+        """Whether an update of this batch is within the steps that the noise of the task is planned for."""
+        return not self._task.is_private or self._released + batches - self._paid <= self._task.steps
+
     def paid(self, batches: int) -> None:
         """The update of this batch is charged, and may be sent."""
         self._released += batches - self._paid

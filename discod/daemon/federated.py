@@ -43,6 +43,7 @@ FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.5, 30.0
 BEAT_SECONDS = 20.0
 ENTRY_SECONDS = 10.0  # that the first round waits for the node, to begin with the newest version
 RETURN_SECONDS = 3.0  # that a round whose conversation broke off waits for the next one
+UNSENT = "unsent"
 SEQ_BITS = 24  # pushes of one start of the daemon
 
 
@@ -281,10 +282,12 @@ class FederatedExchange:
         together = self._task.federated.mode == "synchronous"
         return await self._pull(line, wait=together and is_kept)
 
-    async def _push(self, line: Hosting, local: Vector, weight: int) -> str | None:
-        """The node's answer: empty when it keeps the update; None when this peer cannot send it."""
+    async def _push(self, line: Hosting, local: Vector, weight: int) -> str:
+        """The node's answer, empty when it keeps the update; UNSENT when this peer may not or cannot send it."""
         if 0 < self._attempt <= self._last:
             return ""  # the node has it: only its answer was lost
+        if not self._versions.covers(self.batches):
+            return self._unsent("all steps that the privacy of the task is planned for are sent")
         self._seq += 1
         answer = await line.offer(self._offer())
         if isinstance(answer, Pushed) and answer.code == "counted" and self._remeasure(answer.counted):
@@ -297,9 +300,7 @@ class FederatedExchange:
         except (UserError, NotFinite) as error:
             if isinstance(error, LAST):
                 raise
-            self._why = str(error)
-            self._notify("federated.unsent", {"round": self.round + 1, "why": self._why})
-            return None
+            return self._unsent(str(error))
         self._sent[self._seq], self._attempt = local.copy(), self._seq
         self._reached("spent", self.round + 1)
         code = self._told(await line.push(self._offer(), self._weight(weight), vector, hash_), self._weight(weight))
@@ -308,6 +309,11 @@ class FederatedExchange:
         else:  # it has replaced what came before
             self._sent = {self._seq: self._sent[self._seq]}
         return code
+
+    def _unsent(self, why: str) -> str:
+        self._why = why
+        self._notify("federated.unsent", {"round": self.round + 1, "why": why})
+        return UNSENT
 
     def _offer(self) -> Offer:
         return Offer(self._seq, self.round, self._since, 4 * len(self.parameters))

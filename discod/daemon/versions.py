@@ -87,6 +87,10 @@ class Versions:
         self._store.certify(self._task.id, [Header(new.state, said.parent, said.version, certificate)])
         return self._base(kept, new.state, total, certificate)
 
+    def covers(self, batches: int) -> bool:
+        """Whether the task's privacy is planned for this update too: an asynchronous peer may train more rounds."""
+        return self._charging.covers(batches)
+
     def spend(self, base: bytes, seq: int, vector: bytes, batches: int) -> bytes:
         """An update is about to leave: note that, and charge for it; the (32,) hash of the vector.
 

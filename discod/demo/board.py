@@ -40,6 +40,7 @@ class Board:
         self.accuracies: list[float] = []  # mean over peers, one per round that all peers finished
         self.news: list[str] = []  # lines for a screen that is no terminal; the reader empties it
         self.epsilon: float | None = None  # the largest of all peers so far; None without noise
+        self.pushed = self.refused = 0  # updates at a federated buffer
         self._reports: dict[int, dict[str, float | None]] = {}
         self._compiling = False
         self._times: list[float] = []
@@ -61,6 +62,10 @@ class Board:
                 row.state, row.done = "exchanging", 1.0
             case "round.finished":
                 self._round(row, event)
+            case "federated.pushed":
+                self.pushed += 1
+            case "federated.refused":
+                self.refused += 1
             case "round.lost" | "worker.died":
                 self.news.append(f"  {name}: {event['type'].replace('.', ' ')} ({event['why']})")
             case "peer.connected":

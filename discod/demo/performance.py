@@ -52,6 +52,7 @@ class Figures(msgspec.Struct):
     model_sha256: list[str]
     paths: list[str]
     privacy: dict[str, Any] | None
+    refused_pushes: float | None = None  # part of all, of a federated demo
 
 
 class Played(NamedTuple):
@@ -72,20 +73,25 @@ async def perform(task: TaskSpec, plain: TaskSpec, count: int, screen: Screen, k
     with temporary_root() as root:
         async with open_cast(root) as cast:
             crew = play.peers(root, task.name, count)
-            board = await _set_up(cast, crew, root, task, screen)
+            board, task = await _set_up(cast, crew, root, task, screen)
             apart = Apart()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_measure_apart, plain, crew, board, apart, task.privacy.unit != "none")
                 runs = await _train(crew, board, task, screen)
             figures = await _result(crew, runs, task, apart)
+            if task.scheme == "federated":
+                figures.refused_pushes = round(board.refused / max(1, board.refused + board.pushed), 3)
             figures.seconds = round(time.monotonic() - began, 1)
             if keep is not None:
                 await _leave(crew[0], task, keep)
     return Played(figures, apart.together)
 
 
-async def _set_up(cast: Cast, crew: list[play.Peer], root: Path, task: TaskSpec, screen: Screen) -> Board:
-    """Everybody is there, in one mesh, and the task is published."""
+async def _set_up(
+    cast: Cast, crew: list[play.Peer], root: Path, task: TaskSpec, screen: Screen
+) -> tuple[Board, TaskSpec]:
+    """Everybody is there, in one mesh, and the task is published; with the key of the node in it, if that hosts it."""
+    hosted = task.scheme == "federated"
     counts: dict[str, int] = {}
     addresses: list[str] = []
 
@@ -93,17 +99,20 @@ async def _set_up(cast: Cast, crew: list[play.Peer], root: Path, task: TaskSpec,
         counts[peer.name] = await play.settle(cast, peer)
 
     async def open_signaling() -> None:
-        addresses.append(await play.open_signaling(cast, root))
-        screen.say(f"  signaling {addresses[0]}")
+        address, key = await play.open_signaling(cast, root, hosting=hosted)
+        addresses.extend((address, key))
+        screen.say(f"  signaling {address}")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(open_signaling)
         for peer in crew:
             nursery.start_soon(settle, peer)
+    if hosted:
+        task = msgspec.structs.replace(task, federated=msgspec.structs.replace(task.federated, node=addresses[1]))
     file = root / f"{task.name}.toml"
     file.write_text(dump_task(task))
     await play.meet(crew, addresses[0], file)
-    return Board([Row(peer.name, _share(peer, counts[peer.name])) for peer in crew], task.rounds)
+    return Board([Row(peer.name, _share(peer, counts[peer.name])) for peer in crew], task.rounds), task
 
 
 def _share(peer: play.Peer, rows: int) -> str:

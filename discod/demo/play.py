@@ -29,6 +29,7 @@ from discod.errors import UserError
 NAMES = ("clinic-a", "lab-b", "home-c")
 MESH, ALIAS = "demo", "scans"
 CONFIG = 'schema = 1\n\n[network]\nlisten = "127.0.0.1:0"\n'
+KEY = re.compile(r"^key (\S+)$", re.MULTILINE)
 LISTENING = re.compile(r"(wss?://)\S*?:(\d+)")
 
 
@@ -55,15 +56,17 @@ def peers(root: Path, task: str, count: int) -> list[Peer]:
     ]
 
 
-async def open_signaling(cast: Cast, root: Path) -> str:
-    """Start the signaling node; its address as `mesh create --signaling` takes it."""
+async def open_signaling(cast: Cast, root: Path, *, hosting: bool = False) -> tuple[str, str]:
+    """Start the signaling node; its address as `mesh create --signaling` takes it, and its key."""
     home, log = root / "signal", root / "signal.log"
     home.mkdir()
-    process = await cast.start(["signaling", "serve", "--listen", "127.0.0.1:0", "--home", str(home)], log)
-    await until(lambda: LISTENING.search(log.read_text()) is not None, process, "the signaling node", log)
-    found = LISTENING.search(log.read_text())
+    flags = ["--federated"] if hosting else []
+    process = await cast.start(["signaling", "serve", "--listen", "127.0.0.1:0", "--home", str(home), *flags], log)
+    await until(lambda: KEY.search(log.read_text()) is not None, process, "the signaling node", log)
+    found, key = LISTENING.search(log.read_text()), KEY.search(log.read_text())
     assert found is not None
-    return f"{found[1]}127.0.0.1:{found[2]}"
+    assert key is not None
+    return f"{found[1]}127.0.0.1:{found[2]}", key[1]
 
 
 async def settle(cast: Cast, peer: Peer) -> int:

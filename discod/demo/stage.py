@@ -15,6 +15,7 @@ from discod.demo.view import Screen, open_screen
 from discod.errors import Exit, UsageError, UserError, first_error
 from discod.train.task import LEAST_SECURE, TaskSpec
 from discod.train.templates import builtin_task
+from discod.wire.federated import FederatedSpec
 
 __all__ = ["LEFT", "Choice", "Figures", "Played", "choose", "run", "summary"]
 
@@ -28,6 +29,17 @@ class Choice(NamedTuple):
     plain: TaskSpec
 
 
+def hosting(scheme: str, asynchronous: bool, cutoff: int | None) -> FederatedSpec | None:
+    """The rules of a federated demo, which names its node once that runs; None for another.  Raises: UsageError."""
+    if (asynchronous or cutoff is not None) and scheme != "federated":
+        raise UsageError("--asynchronous and --cutoff are for --scheme federated", "--scheme federated --asynchronous")
+    if cutoff is not None and not asynchronous:
+        raise UsageError("a synchronous version takes no late updates: there is no cutoff", "--asynchronous")
+    if scheme != "federated":
+        return None
+    return FederatedSpec(cutoff=cutoff or 0) if asynchronous else FederatedSpec(mode="synchronous")
+
+
 def choose(
     name: str,
     peers: int,
@@ -37,8 +49,15 @@ def choose(
     seed: int | None = None,
     private: bool = True,
     aggregator: Literal["secure", "mean"] | None = None,
+    hosting: FederatedSpec | None = None,
 ) -> Choice:
     """The built-in task with the demo's flags in it. Raises: UsageError when they contradict each other."""
+    if hosting is not None:
+        if aggregator == "secure":
+            raise UsageError("in the federated scheme the node sees every update", "--scheme decentralized")
+        aggregator = "mean"
+        if hosting.mode == "asynchronous":  # all but one make a version, so that somebody is always late
+            min_peers = min_peers or max(2, peers - 1)
     if aggregator == "secure" and (min_peers or peers) < LEAST_SECURE:
         raise UsageError(f"a secure sum needs {LEAST_SECURE} peers", "--peers 3, or --aggregator mean")
     if min_peers is not None and min_peers > peers:
@@ -48,6 +67,8 @@ def choose(
     sums = msgspec.structs.replace(spec.aggregation, aggregator=aggregator or spec.aggregator)
     chosen = spec.seed if seed is None else seed
     task = msgspec.structs.replace(spec, round=rule, aggregation=sums, seed=chosen)
+    if hosting is not None:
+        task = msgspec.structs.replace(task, scheme="federated", federated=hosting)
     steps = max(1, rule.rounds * rule.round_duration // plain.round_duration)
     compared = msgspec.structs.replace(plain.round, rounds=steps)
     return Choice(task, msgspec.structs.replace(plain, round=compared, seed=chosen))
@@ -104,7 +125,10 @@ def summary(played: Played, keep: Path | None) -> str:
 def _protection(played: Played) -> str:
     """What protected the updates, and what that cost."""
     figures = played.figures
-    if figures.aggregator == "secure":
+    if figures.scheme == "federated":
+        refused = f"; {100 * (figures.refused_pushes or 0):.0f} % of the pushes were refused"
+        said = f"Updates: the node saw each of them{refused}."
+    elif figures.aggregator == "secure":
         said = "Updates: masked, only their sum was opened; that secrecy costs 0 points."
     else:
         said = "Updates: each peer saw slices of the others' (aggregator mean)."

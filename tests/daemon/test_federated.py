@@ -12,15 +12,11 @@ import trio
 from trio.testing import MockClock
 
 import signaling.depot as depot_module
-from discod.daemon.exchange import DecentralizedExchange
-from discod.daemon.federated import FederatedExchange
-from discod.daemon.schemes import make_exchange
 from discod.errors import BadData, BudgetExhausted, UserError
 from discod.identity import show_id
 from discod.ring import FULL_WEIGHT, weight_word
 from discod.train.rounds import JointState
-from discod.train.task import PrivacySpec, TaskSpec
-from tests.daemon.circle import D, in_place, task_of
+from tests.daemon.circle import D, in_place
 from tests.daemon.guild import Apprentice, guild, hosted_task, until
 from tests.signaling.hosted import BERT
 from tests.train.exchanges import check_exchange
@@ -331,6 +327,19 @@ async def test_exhausted_budget_ends_the_run_before_anything_leaves(
         assert g.node.depot.counts()["waiting_updates"] == 0
 
 
+async def test_no_step_is_sent_beyond_those_the_noise_is_planned_for(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with guild(tmp_path, 2, hosted_task(2)) as g:
+        anna, bert = g.peers
+        await anna.share(1.0)
+        await bert.share(3.0)
+        monkeypatch.setattr(anna.exchange._versions, "covers", lambda batches: batches <= anna.task.round_duration)
+        assert rounds([await anna.share(1.0)]) == [1]  # it still pulls
+        assert len(anna.told("federated.unsent")) == 1
+        assert g.node.depot.refused == {}
+
+
 async def test_last_version_ends_the_task_for_all(tmp_path: Path, autojump_clock: MockClock) -> None:
     task = hosted_task(2)
     short = msgspec.structs.replace(task, round=msgspec.structs.replace(task.round, rounds=1))
@@ -371,16 +380,3 @@ async def test_without_the_node_of_the_task_among_those_of_the_mesh_one_trains_a
 
 def _first() -> Any:
     return np.zeros(D, np.float32)
-
-
-def test_scheme_decides_which_exchange_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[TaskSpec] = []
-    for kind in (DecentralizedExchange, FederatedExchange):
-        monkeypatch.setattr(kind, "__init__", lambda self, *, task: made.append(task))
-    assert isinstance(make_exchange(task=task_of(2)), DecentralizedExchange)
-    assert isinstance(make_exchange(task=hosted_task()), FederatedExchange)
-
-
-def test_private_task_weighs_all_alike() -> None:
-    private = msgspec.structs.replace(hosted_task(2), privacy=PrivacySpec("record", epsilon=2.0))
-    assert private.weighting == "uniform"

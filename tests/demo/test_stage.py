@@ -52,6 +52,29 @@ def test_two_peers_are_told_that_a_secure_sum_needs_three() -> None:
         stage.choose("digits", 2, aggregator="secure")
 
 
+def test_federated_task_is_summed_in_the_clear_by_a_node_that_is_not_known_yet() -> None:
+    together = stage.hosting("federated", False, None)
+    task, plain = stage.choose("digits", 3, hosting=together)
+    assert (task.scheme, task.aggregator, task.federated.mode, task.min_peers) == (
+        "federated",
+        "mean",
+        "synchronous",
+        3,
+    )
+    assert (task.federated.node, plain.scheme) == ("", "decentralized")
+    late, _ = stage.choose("digits", 3, hosting=stage.hosting("federated", True, 2))
+    assert (late.federated.cutoff, late.min_peers) == (2, 2)
+    assert stage.hosting("decentralized", False, None) is None
+
+
+@pytest.mark.parametrize(("scheme", "asynchronous"), [("decentralized", True), ("federated", False)])
+def test_flags_that_belong_to_another_mode_are_refused(scheme: str, asynchronous: bool) -> None:
+    with pytest.raises(UsageError, match=r"asynchronous|synchronous"):
+        stage.hosting(scheme, asynchronous, 1)
+    with pytest.raises(UsageError, match="sees every update"):
+        stage.choose("digits", 3, aggregator="secure", hosting=stage.hosting("federated", False, None))
+
+
 def test_more_peers_than_there_are_is_refused() -> None:
     with pytest.raises(UsageError, match="never"):
         stage.choose("digits", 3, min_peers=4)
