@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 64
 MAX_HEADER_BYTES = 16 << 10
-REQUEST_SECONDS = 30  # for a request's head and body to arrive; answers may take longer
 LISTEN_BACKLOG = 32
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
@@ -124,6 +123,6 @@ def _server_config() -> Config:
     config.accesslog = None
     config.errorlog = logging.getLogger("discod.control")
     config.h11_max_incomplete_size = MAX_HEADER_BYTES
-    config.read_timeout = REQUEST_SECONDS
+    config.read_timeout = None  # a limit would also end a stream of events whose reader has nothing more to say
     config.include_server_header = False
     return config
