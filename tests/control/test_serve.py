@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from discod.client import Client
 from discod.control.app import make_app
@@ -58,3 +59,24 @@ def test_nobody_there_is_not_running(short_directory: Path) -> None:
 def test_a_daemon_that_does_not_answer_is_given_up_on(short_directory: Path) -> None:
     with bind_socket(short_directory / "s"), pytest.raises(TimedOut):
         Client(short_directory / "s", timeout=0.05).get("/v1/status")
+
+
+async def test_a_stream_of_events_outlives_any_silence(short_directory: Path, mock_clock: MockClock) -> None:
+    """Its reader has nothing more to say: a limit on reading must not end it."""
+    path, log = short_directory / "s", EventLog()
+    log.add("first")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, make_app((), log), bind_socket(path), frozenset({os.getuid()}))
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: here\r\n\r\n")
+            said = bytearray()
+            while b"first" not in said:
+                said += await stream.receive_some()
+            mock_clock.jump(24 * 3600)
+            await wait_all_tasks_blocked()
+            log.add("second")
+            while b"second" not in said:
+                more = await stream.receive_some()
+                assert more, "the stream was ended"
+                said += more
+        nursery.cancel_scope.cancel()

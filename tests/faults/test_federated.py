@@ -73,11 +73,13 @@ def check_story(crew: Crew, rounds: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [{"cutoff": 2}, {"mode": "synchronous", "deadline_seconds": 5.0}], ids=["asynchronous", "synchronous"]
+    "rule",
+    [{"cutoff": 2, "capacity": 3}, {"mode": "synchronous", "deadline_seconds": 5.0}],
+    ids=["asynchronous", "synchronous"],
 )
 def test_node_killed_in_the_middle_of_a_run(crew: Crew, rule: dict[str, Any]) -> None:
     gather(crew, "abc")
-    task = hosted(crew, 16, **rule)
+    task = hosted(crew, 16, **rule)  # no version without all: else two might finish before the third dials again
     crew.train(task)
     crew.reach(3, "a", "b", "c")
     kill_and_reopen(crew, 3 * task.round_duration)
