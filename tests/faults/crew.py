@@ -36,7 +36,15 @@ from discod.train.templates import builtin_task
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 45.0  # for anything that is waited for; a round takes less than one
 FLOATS, SECONDS_PER_BATCH, BATCHES = 5000, 0.1, 2
+STAND_IN = f"stand-in:{FLOATS}:{SECONDS_PER_BATCH}"
 NODE = (sys.executable, "-m", "discod", "signaling")
+
+Where = Callable[[str], Sequence[str]]  # what to put before a command that runs on the machine of this name
+
+
+def here(name: str) -> Sequence[str]:
+    """Everybody lives on this machine, with nothing between them."""
+    return ()
 
 
 def a_task(aggregator: Literal["mean", "secure"] = "mean", **rule: Any) -> TaskSpec:
@@ -111,7 +119,7 @@ class Peer:
     def launch(self, *, stop: str = "") -> None:
         """Start its daemon, which stops itself at the phase `stop`."""
         env = {ENGINE: self.crew.engine, STOP: stop}
-        words = [sys.executable, "-m", "discod", "daemon", "--home", str(self.home)]
+        words = [*self.crew.where(self.name), sys.executable, "-m", "discod", "daemon", "--home", str(self.home)]
         self.daemon, self.heard = Process(self.crew, words, self.home / "daemon.log", env), []
         self.lives.append(self.heard)
 
@@ -186,8 +194,9 @@ class Peer:
 class Crew:
     """Everything that one test starts."""
 
-    def __init__(self, root: Path, engine: str) -> None:
-        self.root, self.engine, self.peers, self.url = root, engine, dict[str, Peer](), ""
+    def __init__(self, root: Path, engine: str, where: Where = here) -> None:
+        self.root, self.engine, self.where = root, engine, where
+        self.peers, self.url = dict[str, Peer](), ""
         self.changed = threading.Condition()
         self.node: Process | None = None
         self._processes: list[Process] = []
@@ -244,7 +253,7 @@ class Crew:
         home, log = self.root / "node", self.root / "node.log"
         log.unlink(missing_ok=True)
         serve = ["serve", "--listen", listen, "--home", str(home), "--json", *flags]
-        self.node = node = Process(self, [*words, *serve], log, {})
+        self.node = node = Process(self, [*self.where("node"), *words, *serve], log, {})
         self.until(lambda: not node.runs or log.read_bytes().endswith(b"\n"), "the signaling node says where it is")
         assert node.runs, tail(log)
         self.url = json.loads(log.read_text().splitlines()[0])["data"]["url"]
@@ -303,10 +312,10 @@ class Crew:
 
 
 @contextmanager
-def open_crew(engine: str = f"stand-in:{FLOATS}:{SECONDS_PER_BATCH}") -> Iterator[Crew]:
+def open_crew(engine: str = STAND_IN, where: Where = here) -> Iterator[Crew]:
     """A crew whose homes and processes are gone after the block."""
     with temporary_root() as root:
-        crew = Crew(root, engine)
+        crew = Crew(root, engine, where)
         try:
             yield crew
         finally:
