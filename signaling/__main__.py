@@ -11,15 +11,20 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 import trio
 
 from discod.errors import UsageError, UserError
 from discod.identity import show_id
 from discod.identity.links import DEFAULT_PORT
 from signaling.depot import Depot
-from signaling.limits import RELAY_BYTES_PER_MINUTE
+from signaling.limits import DEFAULTS, Limits, set_limits
 from signaling.lobby import Lobby
 from signaling.server import node_context, node_key, open_listeners, run_node
+
+LIMITS_HELP = "Set one of the limits: " + ", ".join(
+    f"{name.replace('_', '-')} ({value:_})" for name, value in msgspec.structs.asdict(DEFAULTS).items()
+)
 
 
 @click.group(name="signaling")
@@ -33,26 +38,39 @@ def main() -> None:
 @click.option("--plain", is_flag=True, help="No TLS: for loopback, a LAN, or behind a proxy.")
 @click.option("--no-relay", is_flag=True, help="Introduce peers, but carry no bytes for them.")
 @click.option("--federated", is_flag=True, help="Host federated buffers too: this node then sees each update.")
+@click.option("--limit", "changes", multiple=True, metavar="NAME=NUMBER", help=LIMITS_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
-def serve(listen: str, home: Path | None, plain: bool, no_relay: bool, federated: bool, as_json: bool) -> None:
+def serve(
+    listen: str,
+    home: Path | None,
+    plain: bool,
+    no_relay: bool,
+    federated: bool,
+    changes: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Run a signaling node until it is stopped."""
     try:
-        trio.run(_serve, listen, home or _default_home(), plain, not no_relay, federated, as_json)
+        limits = set_limits(DEFAULTS, changes)
+        trio.run(_serve, listen, home or _default_home(), plain, not no_relay, federated, limits, as_json)
     except UserError as error:
         _complain(error, as_json)
         sys.exit(int(error.exit))
 
 
-async def _serve(listen: str, home: Path, plain: bool, relay: bool, federated: bool, as_json: bool) -> None:
+async def _serve(
+    listen: str, home: Path, plain: bool, relay: bool, federated: bool, limits: Limits, as_json: bool
+) -> None:
     host, port = _parse_listen(listen)
     identity = node_key(home)
     context = None if plain else node_context(identity, home)
     listeners = await open_listeners(host, port)
-    lobby = Lobby(identity, lambda: secrets.token_bytes(16), relay=relay)
+    lobby = Lobby(identity, lambda: secrets.token_bytes(16), relay=relay, settable=limits)
     depot = Depot(identity, home, time.time, lobby.published) if federated else None
     async with trio.open_nursery() as nursery:
         await nursery.start(run_node, lobby, listeners, context, depot)
-        _announce(identity.peer_id, listeners[0].socket.getsockname(), host, plain, relay, federated, as_json)
+        quota = limits.relay_bytes_per_minute if relay else None
+        _announce(identity.peer_id, listeners[0].socket.getsockname(), host, plain, quota, federated, as_json)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
                 break
@@ -60,7 +78,7 @@ async def _serve(listen: str, home: Path, plain: bool, relay: bool, federated: b
 
 
 def _announce(
-    key: bytes, bound: tuple[str, int], host: str, plain: bool, relay: bool, federated: bool, as_json: bool
+    key: bytes, bound: tuple[str, int], host: str, plain: bool, quota: int | None, federated: bool, as_json: bool
 ) -> None:
     shown = host or "0.0.0.0"  # noqa: S104  (what is shown, not what is bound)
     address = f"[{shown}]:{bound[1]}" if ":" in shown else f"{shown}:{bound[1]}"
@@ -71,12 +89,12 @@ def _announce(
             "url": url,
             "key": show_id(key),
             "key_hex": key.hex(),
-            "relay": relay,
+            "relay": quota is not None,
         }
         data["federated"] = federated
         click.echo(json.dumps({"schema": "discod.signaling/1", "ok": True, "data": data}))
     else:
-        carried = f"relay on ({RELAY_BYTES_PER_MINUTE // 1_000_000} MB/min/peer)" if relay else "relay off"
+        carried = "relay off" if quota is None else f"relay on ({quota / 1e6:g} MB/min/peer)"
         tls = "no TLS" if plain else "own key, pinned by the links"
         click.echo(f"signaling {url} ({tls})  {carried}   /healthz")
         click.echo(f"key {show_id(key)}")

@@ -83,7 +83,7 @@ class Depot:
         self._changed = trio.Event()
         self.arriving = 0  # bytes of updates that are being received
         self.moved = limits.PerMinute(limits.MOVED_BYTES_PER_MINUTE)
-        self.asked = limits.PerMinute(limits.MESSAGES_PER_MINUTE)
+        self.asked = limits.PerMinute(limits.VISIT_MESSAGES_PER_MINUTE)
         self.refused: dict[str, int] = {}  # pushes, by code
 
     def close(self) -> None:

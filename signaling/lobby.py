@@ -11,6 +11,7 @@ seconds.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,6 +54,8 @@ from discod.wire.signaling import (
     join_statement,
 )
 from signaling import limits
+from signaling.limits import Limits, source
+from signaling.seats import Seats
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Splice:
 
 
 Effect = Tell | Close | Splice
+TOO_MANY_MESSAGES = Denied("too-many-messages", "too many messages at once from this connection or address", b"")
 
 
 @dataclass(slots=True)
@@ -102,15 +106,6 @@ class _Meeting:
     published: dict[bytes, Record] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """What a ticket is for: one end of a splice. Both ends carry the same `pair`."""
-
-    pair: bytes
-    peer: bytes
-    expires: float
-
-
 class Lobby:
     """The node. `fresh` gives 16 random bytes; `relay` says whether it splices."""
 
@@ -120,16 +115,27 @@ class Lobby:
         fresh: Callable[[], bytes],
         *,
         relay: bool = True,
-        relay_bytes_per_minute: int = limits.RELAY_BYTES_PER_MINUTE,
+        settable: Limits = limits.DEFAULTS,
     ) -> None:
+        self.limits = settable
         self._identity, self._fresh, self._relay = identity, fresh, relay
         self._guests: dict[int, _Guest] = {}
+        self._from: Counter[str] = Counter()  # guests by source address
         self._rooms: dict[bytes, _Meeting] = {}
         self._invites: dict[bytes, bytes] = {}  # invite key -> mesh
-        self._seats: dict[bytes, _Seat] = {}  # by token
-        self._waiting: dict[bytes, int] = {}  # pair -> the guest that redeemed first
-        self._joins = limits.PerMinute(limits.JOINS_PER_MINUTE)
-        self._carried = limits.PerMinute(relay_bytes_per_minute)
+        self._seats = Seats(fresh, settable)
+        self._joins = limits.PerMinute(settable.joins_per_minute)
+        self._messages = limits.PerSecond(settable.messages_per_second)  # by guest
+        self._all_messages = limits.PerSecond(settable.address_messages_per_second)  # by source address
+
+    def set_limits(self, settable: Limits) -> None:
+        """From now on; nobody who is here is sent away."""
+        self.limits, self._joins.limit = settable, settable.joins_per_minute
+        self._messages.rate, self._all_messages.rate = (
+            settable.messages_per_second,
+            settable.address_messages_per_second,
+        )
+        self._seats.set_limits(settable)
 
     @property
     def deadline(self) -> float:
@@ -144,10 +150,22 @@ class Lobby:
     def connect(self, guest: int, address: str, now: float) -> list[Effect]:
         """Somebody connected from `address` (a host, without port)."""
         assert guest not in self._guests, "guests are numbered once"
-        if sum(each.address == address for each in self._guests.values()) >= limits.CONNECTIONS_PER_ADDRESS:
-            return [Close(guest, Denied("too-many-connections", "too many connections from this address", b""))]
+        most = self.limits.connections_per_address
+        if self._from[source(address)] >= most:
+            why = f"this node takes {most} connections from one address: close some, or try later"
+            return [Close(guest, Denied("too-many-connections", why, b""))]
         self._guests[guest] = _Guest(address, now)
+        self._from[source(address)] += 1
         return []
+
+    def heed(self, guest: int, now: float, messages: int = 1) -> Denied | None:
+        """Count what a guest says, before it is looked at; a refusal when that is too much."""
+        known = self._guests.get(guest)
+        if known is None or (
+            self._messages.take(guest, messages, now) and self._all_messages.take(source(known.address), messages, now)
+        ):
+            return None
+        return TOO_MANY_MESSAGES
 
     def receive(self, guest: int, message: ToNode, now: float) -> list[Effect]:
         """Raises: Refused or Broken; nothing has changed then."""
@@ -159,8 +177,7 @@ class Lobby:
 
     def lost(self, guest: int) -> list[Effect]:
         """The connection is gone. A spliced one takes its other end along in the shell."""
-        known = self._guests.pop(guest, None)
-        self._waiting = {pair: each for pair, each in self._waiting.items() if each != guest}
+        known = self._forget(guest)
         if known is None or not known.mesh:
             return []
         room = self._rooms[known.mesh]
@@ -169,11 +186,20 @@ class Lobby:
         del room.guests[known.peer]
         return [Tell(each, Left(known.peer)) for each in room.guests.values()]
 
+    def _forget(self, guest: int) -> _Guest | None:
+        known = self._guests.pop(guest, None)
+        self._seats.lost(guest)
+        if known is not None:
+            address = source(known.address)
+            self._from[address] -= 1
+            if not self._from[address]:
+                del self._from[address]
+        return known
+
     def tick(self, now: float) -> list[Effect]:
         """Close who was silent for too long; forget old tickets and counters."""
-        self._seats = {token: seat for token, seat in self._seats.items() if seat.expires > now}
-        self._joins.forget_old(now)
-        self._carried.forget_old(now)
+        for counts in (self._seats, self._joins, self._messages, self._all_messages):
+            counts.forget_old(now)
         silent = [each for each, known in self._guests.items() if self._expiry(known) <= now]
         effects: list[Effect] = []
         for guest in silent:
@@ -185,8 +211,8 @@ class Lobby:
         known = self._guests.get(guest)
         if known is None or not known.host or known.mesh:
             raise Refused(None, "a visit begins after Hello, on a connection of its own")
-        if not self._joins.take(known.address, 1, now):
-            raise Refused(None, "too many joins from this address in a minute")
+        if not self._joins.take(source(known.address), 1, now):
+            raise Refused(None, self._too_many_joins.why)
         return known.nonce, known.host
 
     def heard(self, guest: int, now: float) -> None:
@@ -205,7 +231,7 @@ class Lobby:
         if known is None:
             return Denied("closed", "this connection is closed", b"")
         known.heard = now
-        return None if self._carried.take(known.peer, count, now) else self._over_quota(known.peer)
+        return self._seats.carry(guest, count, now)
 
     def _answer(self, guest: int, known: _Guest, message: ToNode, now: float) -> list[Effect]:
         if known.spliced or (known.nonce == b"") != isinstance(message, Knock | Redeem):
@@ -225,7 +251,7 @@ class Lobby:
             raise Refused(None, "join a mesh first")
         match message:
             case Publish(records=records):
-                return self._publish(known, records)
+                return self._publish(guest, known, records, now)
             case Signal(to=to, body=body):
                 return self._pass(guest, known, to, Signaled(known.peer, body))
             case Relay(to=to):
@@ -245,6 +271,10 @@ class Lobby:
         return tuple(r.data for r in self._rooms[mesh].published.values() if _concerns(r, invite)) if mesh else ()
 
     def _join(self, guest: int, known: _Guest, join: Join, now: float) -> list[Effect]:
+        if not self._joins.take(source(known.address), 1, now):
+            return [Tell(guest, self._too_many_joins)]
+        if self.heed(guest, now, len(join.records) // limits.RECORDS_PER_MESSAGE) is not None:
+            return [*self.lost(guest), Close(guest, TOO_MANY_MESSAGES)]
         statement = join_statement(known.nonce, known.host, join.mesh, join.time)
         if not verify(join.key, JOIN_LABEL, statement, join.signature):
             raise Broken(None, "a Join with a bad signature")
@@ -255,8 +285,6 @@ class Lobby:
         room = self._rooms.get(join.mesh)
         if room is not None and len(room.guests) >= limits.MAX_PEERS and peer not in room.guests:
             return [Tell(guest, Denied("room-full", f"more than {limits.MAX_PEERS} peers are here already", b""))]
-        if not self._joins.take(known.address, 1, now):
-            return [Tell(guest, Denied("too-many-joins", "too many joins from this address in a minute", b""))]
         return self._enter(guest, known, join, peer)
 
     def _enter(self, guest: int, known: _Guest, join: Join, peer: bytes) -> list[Effect]:
@@ -265,7 +293,7 @@ class Lobby:
         first = not known.mesh
         if (former := room.guests.get(peer)) not in (None, guest):
             assert former is not None
-            self._guests.pop(former, None)
+            self._forget(former)
             effects.append(Close(former, Denied("replaced", "the same peer joined on another connection", b"")))
         known.mesh, known.peer, known.records = join.mesh, peer, join.records
         room.guests[peer] = guest
@@ -273,7 +301,8 @@ class Lobby:
         if first:
             effects.append(Tell(guest, Room(join.mesh, len(others), self._relay)))
             effects += [Tell(guest, Present(each, self._guests[number].records)) for each, number in others.items()]
-        return effects + [Tell(number, Present(peer, join.records)) for number in others.values()]
+        present = Present(peer, join.records)
+        return effects + [Tell(number, present) for number in others.values()]
 
     def _room(self, mesh: bytes) -> _Meeting:
         """The room, made if need be; of the empty ones the oldest makes way."""
@@ -285,7 +314,9 @@ class Lobby:
             self._invites = {key: each for key, each in self._invites.items() if each != oldest}
         return self._rooms.setdefault(mesh, _Meeting())
 
-    def _publish(self, known: _Guest, records: tuple[bytes, ...]) -> list[Effect]:
+    def _publish(self, guest: int, known: _Guest, records: tuple[bytes, ...], now: float) -> list[Effect]:
+        if self.heed(guest, now, len(records) // limits.RECORDS_PER_MESSAGE) is not None:
+            return [*self.lost(guest), Close(guest, TOO_MANY_MESSAGES)]
         parsed = [parse_record(data) for data in records]
         for record in parsed:
             if record.mesh != known.mesh or not isinstance(record.body, MeshInfo | Invite | Revocation):
@@ -302,43 +333,40 @@ class Lobby:
     def _pass(self, guest: int, known: _Guest, to: bytes, message: FromNode) -> list[Effect]:
         other = self._rooms[known.mesh].guests.get(to)
         if other is None or other == guest:
-            return [Tell(guest, Denied("not-here", "that peer is not here", to))]
+            return [Tell(guest, _not_here(to))]
         return [Tell(other, message)]
 
     def _ticket(self, guest: int, known: _Guest, to: bytes, now: float) -> list[Effect]:
         if not self._relay:
             return [Tell(guest, Denied("no-relay", "this signaling node does not relay", to))]
-        for peer in (known.peer, to):
-            if self._carried.left(peer, now) <= 0:
-                return [Tell(guest, self._over_quota(to))]
-        if len(self._seats) >= limits.MAX_TICKETS:
-            return [Tell(guest, Denied("relay-busy", "too many relays are being set up", to))]
-        pair, mine, theirs = self._fresh(), self._fresh(), self._fresh()
-        effects = self._pass(guest, known, to, Ticket(known.peer, theirs, False))
-        if isinstance(effects[0], Tell) and isinstance(effects[0].message, Denied):
-            return effects
-        expires = now + limits.TICKET_SECONDS
-        self._seats |= {mine: _Seat(pair, known.peer, expires), theirs: _Seat(pair, to, expires)}
-        return [*effects, Tell(guest, Ticket(to, mine, True))]
+        other = self._rooms[known.mesh].guests.get(to)
+        if other is None or other == guest:
+            return [Tell(guest, _not_here(to))]
+        if (refusal := self._seats.refusal(known.peer, to, now)) is not None:
+            return [Tell(guest, refusal)]
+        mine, theirs = self._seats.reserve(known.peer, to, now)
+        return [Tell(other, Ticket(known.peer, theirs, False)), Tell(guest, Ticket(to, mine, True))]
 
     def _redeem(self, guest: int, known: _Guest, redeem: Redeem, now: float) -> list[Effect]:
-        seat = self._seats.get(redeem.token)
-        if seat is None or seat.expires <= now:
+        if (seat := self._seats.redeem(redeem.token, guest, now)) is None:
             return [*self.lost(guest), Close(guest, Denied("bad-ticket", "this ticket is unknown or too old", b""))]
-        del self._seats[redeem.token]
         known.nonce, known.peer = redeem.token, seat.peer
-        if (other := self._waiting.pop(seat.pair, None)) is None:
-            self._waiting[seat.pair] = guest
+        if (other := self._seats.meet(seat, guest)) is None:
             return []
         known.spliced = self._guests[other].spliced = True
         return [Tell(other, Spliced()), Tell(guest, Spliced()), Splice(other, guest)]
 
-    def _over_quota(self, about: bytes) -> Denied:
-        megabytes = self._carried.limit / 1e6
-        return Denied("relay-quota", f"the relay carries {megabytes:g} MB a minute for each peer: try later", about)
+    @property
+    def _too_many_joins(self) -> Denied:
+        most = self.limits.joins_per_minute
+        return Denied("too-many-joins", f"this node takes {most} joins a minute from one address: try later", b"")
 
     def _expiry(self, known: _Guest) -> float:
         return known.heard + (limits.SILENT_SECONDS if known.nonce else limits.GREETING_SECONDS)
+
+
+def _not_here(peer: bytes) -> Denied:
+    return Denied("not-here", "that peer is not here", peer)
 
 
 def _concerns(record: Record, invite: bytes) -> bool:

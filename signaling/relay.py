@@ -10,7 +10,6 @@ from collections import deque
 
 import trio
 
-MAX_QUEUED_BYTES = 4 << 20  # towards one guest; more means that it does not read
 RELAY_QUEUED_BYTES = 256 << 10  # a relay stops reading from one end when so much waits for the other
 STALL_SECONDS = 30.0  # a relay whose receiver takes nothing for so long is closed
 
@@ -18,7 +17,8 @@ STALL_SECONDS = 30.0  # a relay whose receiver takes nothing for so long is clos
 class Outgoing:
     """Messages towards one guest, taken by its writer."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most  # bytes; more means that it does not read
         self._messages: deque[bytes] = deque()
         self._bytes = 0
         self._closing = False
@@ -27,11 +27,9 @@ class Outgoing:
 
     def put(self, message: bytes) -> bool:
         """Queue a message; False when the guest does not read."""
-        if self._bytes + len(message) > MAX_QUEUED_BYTES:
+        if self._bytes + len(message) > self._most:
             return False
-        self._messages.append(message)
-        self._bytes += len(message)
-        self._notify()
+        self._append(message)
         return True
 
     async def put_relayed(self, message: bytes) -> bool:
@@ -39,7 +37,8 @@ class Outgoing:
         with trio.move_on_after(STALL_SECONDS):
             while self._bytes >= RELAY_QUEUED_BYTES and not self._closing:
                 await self._changed.wait()
-            return self.put(message)
+            self._append(message)
+            return True
         return False
 
     def close(self, why: str = "") -> None:
@@ -57,6 +56,11 @@ class Outgoing:
         self._bytes -= len(message)
         self._notify()
         return message
+
+    def _append(self, message: bytes) -> None:
+        self._messages.append(message)
+        self._bytes += len(message)
+        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()

@@ -25,12 +25,12 @@ from discod.wire.federated import Enter, Show
 from discod.wire.signaling import Denied, ToNode
 from signaling import limits
 from signaling.depot import Depot, Visit
+from signaling.limits import Gate, Limits, source
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
 from signaling.relay import Outgoing
 
 GONE = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 MAX_HEAD_BYTES = 8192
-HEAD_SECONDS = 10.0
 TLS_HELLO = b"\x16\x03"  # somebody speaks TLS to a node without: closed at once, so that they can try plainly
 CLOSE_SECONDS = 2.0
 SEND_SECONDS = 30.0
@@ -65,10 +65,23 @@ class Prefixed(trio.abc.Stream):
 class Connection:
     """One guest's WebSocket with its queue; `other` is the far end once it is spliced."""
 
-    def __init__(self, socket: WebSocketConnection, scope: trio.CancelScope) -> None:
+    def __init__(self, socket: WebSocketConnection, scope: trio.CancelScope, queued_bytes: int) -> None:
         self.socket, self.scope = socket, scope
-        self.outgoing = Outgoing()
+        self.outgoing = Outgoing(queued_bytes)
         self.other: int | None = None
+
+
+class Opening:
+    """The handshakes of a connection, which have one deadline."""
+
+    def __init__(self, gate: Gate, address: str, patience: trio.CancelScope) -> None:
+        self._gate, self._address, self._patience = gate, address, patience
+
+    def over(self) -> None:
+        """They are done, or it left before."""
+        if self._address:
+            self._gate.opened(self._address)
+            self._address, self._patience.deadline = "", math.inf
 
 
 class Server:
@@ -78,6 +91,17 @@ class Server:
         self._lobby, self._depot, self._clock = lobby, depot, clock
         self._connections: dict[int, Connection] = {}
         self._count = 0
+        self._gate = Gate(lobby.limits)
+
+    def set_limits(self, settable: Limits) -> None:
+        """From now on; nobody who is here is sent away."""
+        self._lobby.set_limits(settable)
+        self._gate.set_limits(settable)
+
+    @property
+    def open_connections(self) -> int:
+        """All, also those that are still in their handshakes."""
+        return self._gate.here
 
     async def watch(self) -> None:
         """Call the machine's `tick`; run this beside the listeners."""
@@ -85,38 +109,50 @@ class Server:
             wait = self._lobby.deadline - self._clock()
             await trio.sleep(min(max(wait, 0.1), limits.GREETING_SECONDS) if math.isfinite(wait) else 5.0)
             self._perform(self._lobby.tick(self._clock()))
+            self._gate.forget_old(self._clock())
 
     async def serve(self, stream: trio.abc.Stream, address: str) -> None:
         """Serve one connection to its end; never raises for what the other side does."""
-        head = b""
+        if not self._gate.enter(source(address), self._clock()):
+            return await trio.aclose_forcefully(stream)
         try:
-            with trio.move_on_after(HEAD_SECONDS):
-                head = await _read_head(stream)
-            request = head.split(b"\r\n", 1)[0].split(b" ")
-            path = request[1].split(b"?")[0] if len(request) == 3 else b""
-            if path == b"/v1" and b"upgrade: websocket" in head.lower():
-                await self._websocket(Prefixed(head, stream), address)
-            elif path == b"/healthz":
-                hosted = self._depot.counts() if self._depot is not None else {}
-                await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts(), **hosted}))
-            elif head and not head.startswith(TLS_HELLO):
-                status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
-                await stream.send_all(_http(status, {"ok": False, "error": "speak WebSocket at /v1, or GET /healthz"}))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            with trio.move_on_after(self._lobby.limits.opening_seconds) as patience:
+                opening = Opening(self._gate, source(address), patience)
+                try:
+                    await self._answer(stream, address, opening)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass
+                finally:
+                    opening.over()
         finally:
+            self._gate.leave()
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await trio.aclose_forcefully(stream)
 
-    async def _websocket(self, stream: trio.abc.Stream, address: str) -> None:
+    async def _answer(self, stream: trio.abc.Stream, address: str, opening: Opening) -> None:
+        """Raises: BrokenResourceError or ClosedResourceError, when it left."""
+        head = await _read_head(stream)
+        request = head.split(b"\r\n", 1)[0].split(b" ")
+        path = request[1].split(b"?")[0] if len(request) == 3 else b""
+        if path == b"/v1" and b"upgrade: websocket" in head.lower():
+            await self._websocket(Prefixed(head, stream), address, opening)
+        elif path == b"/healthz":
+            hosted = self._depot.counts() if self._depot is not None else {}
+            await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts(), **hosted}))
+        elif head and not head.startswith(TLS_HELLO):
+            status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
+            await stream.send_all(_http(status, {"ok": False, "error": "speak WebSocket at /v1, or GET /healthz"}))
+
+    async def _websocket(self, stream: trio.abc.Stream, address: str, opening: Opening) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                with trio.fail_after(HEAD_SECONDS):
-                    request = await wrap_server_stream(nursery, stream, max_message_size=MAX_SIGNALING_BYTES)
-                    websocket = await request.accept()
-                await self._guest(Connection(websocket, nursery.cancel_scope), address)
+                request = await wrap_server_stream(nursery, stream, max_message_size=MAX_SIGNALING_BYTES)
+                websocket = await request.accept()
+                opening.over()
+                queued_bytes = self._lobby.limits.queued_bytes
+                await self._guest(Connection(websocket, nursery.cancel_scope, queued_bytes), address)
                 nursery.cancel_scope.cancel()
-        except* (*GONE, HandshakeError, trio.TooSlowError):
+        except* (*GONE, HandshakeError):
             pass  # it left, or never was a WebSocket
 
     async def _guest(self, connection: Connection, address: str) -> None:
@@ -142,7 +178,6 @@ class Server:
 
     async def _read(self, guest: int, connection: Connection) -> None:
         """Until the guest leaves, breaks a rule, or is closed by the machine."""
-        rate = limits.PerMinute(limits.MESSAGES_PER_MINUTE)
         while guest in self._connections:
             try:
                 data = await connection.socket.get_message()
@@ -151,10 +186,10 @@ class Server:
             body = data.encode() if isinstance(data, str) else bytes(data)
             if connection.other is not None:
                 going_on = await self._pass_on(guest, connection, connection.other, body)
-            elif rate.take(guest, 1, self._clock()):
+            elif (refusal := self._lobby.heed(guest, self._clock())) is None:
                 going_on = await self._receive(guest, connection, body)
             else:
-                self._tell(guest, Denied("too-many-messages", "too many messages in a minute", b""))
+                self._tell(guest, refusal)
                 going_on = False
             if not going_on:
                 break

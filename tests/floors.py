@@ -117,7 +117,12 @@ ROOMS = (
         ),
         pure=True,
     ),
-    Room(3, "signaling", ("signaling.buffer", "signaling.limits", "signaling.lobby", "signaling.mean"), pure=True),
+    Room(
+        3,
+        "signaling",
+        ("signaling.buffer", "signaling.limits", "signaling.lobby", "signaling.mean", "signaling.seats"),
+        pure=True,
+    ),
     Room(2, "identity", ("discod.identity.*",)),
     Room(2, "ring", ("discod.masks", "discod.ring", "discod.shamir"), pure=True),
     Room(1, "wire", ("discod.wire.*",), pure=True),

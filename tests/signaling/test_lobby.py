@@ -47,7 +47,7 @@ from discod.wire.signaling import (
     hello_statement,
     join_statement,
 )
-from signaling import limits
+from signaling.limits import Limits
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
 
 
@@ -219,7 +219,7 @@ def tickets(room: Lobby, now: float = 0) -> tuple[bytes, bytes]:
 
 
 def test_relay_splices_two_who_redeem_their_tickets_and_counts_their_bytes() -> None:
-    room = both(relay_bytes_per_minute=1000)
+    room = both(settable=Limits(relay_bytes_per_minute=1000))
     theirs, mine = tickets(room)
     for guest in (11, 12):
         room.connect(guest, "10.0.0.1", 0)
@@ -254,7 +254,7 @@ def test_relay_that_is_off_or_a_peer_that_is_away_is_named() -> None:
 
 
 def test_peer_over_its_quota_gets_no_new_relay() -> None:
-    room = both(relay_bytes_per_minute=10)
+    room = both(settable=Limits(relay_bytes_per_minute=10))
     theirs, mine = tickets(room)
     for guest, token in ((11, mine), (12, theirs)):
         room.connect(guest, "10.0.0.1", 0)
@@ -268,7 +268,7 @@ def test_peer_over_its_quota_gets_no_new_relay() -> None:
 
 def test_too_many_connections_and_joins_of_one_address_are_refused() -> None:
     room = lobby()
-    for guest in range(limits.CONNECTIONS_PER_ADDRESS):
+    for guest in range(room.limits.connections_per_address):
         assert room.connect(guest, "10.0.0.1", 0) == []
     (close,) = room.connect(999, "10.0.0.1", 0)
     assert isinstance(close, Close)
@@ -276,7 +276,7 @@ def test_too_many_connections_and_joins_of_one_address_are_refused() -> None:
     assert room.connect(1000, "10.0.0.2", 0) == []
     room = lobby()
     nonce = knocked(room, 1)
-    for _ in range(limits.JOINS_PER_MINUTE):
+    for _ in range(room.limits.joins_per_minute):
         room.receive(1, join(A, nonce), 0)
     (tell,) = room.receive(1, join(A, nonce), 0)
     assert isinstance(tell, Tell)
@@ -327,16 +327,13 @@ def test_any_message_is_answered_or_leaves_the_lobby_unchanged(steps: list[tuple
             effects = room.lost(here.pop(who))
         elif who in here and not isinstance(message, str):
             before = copy.deepcopy(
-                {
-                    k: v
-                    for k, v in vars(room).items()
-                    if k.startswith(("_g", "_r", "_i", "_s", "_w")) and k != "_identity"
-                }
+                {k: v for k, v in vars(room).items() if k.startswith(("_guests", "_from", "_rooms", "_invites"))}
+                | {k: vars(room._seats)[k] for k in ("reserved", "waiting", "taken", "_held")}
             )
             try:
                 effects = room.receive(here[who], message, now)
             except PeerError:
-                assert before == {k: vars(room)[k] for k in before}
+                assert before == {k: (vars(room) | vars(room._seats))[k] for k in before}
         now += wait
         effects += room.tick(now)
         closed = {e.guest for e in effects if isinstance(e, Close)}

@@ -22,17 +22,19 @@ from discod.p2p.websocket import call
 from discod.wire.codec import decode, encode
 from discod.wire.links import BulkHeader
 from discod.wire.signaling import Denied, Hello, Knock, from_node
-from signaling import limits
+from signaling.limits import DEFAULTS, Limits
 from signaling.lobby import Lobby
-from signaling.relay import MAX_QUEUED_BYTES, Outgoing
+from signaling.relay import Outgoing
 from signaling.server import node_context, node_key, open_listeners, run_node
 
 NODE = Identity.from_seed(b"N" * 32)
 
 
 @asynccontextmanager
-async def node(tmp_path: Path, *, tls: bool = True, quota: int = 10**9, port: int = 0) -> AsyncIterator[SignalingAt]:
-    lobby = Lobby(NODE, lambda: secrets.token_bytes(16), relay_bytes_per_minute=quota)
+async def node(
+    tmp_path: Path, *, tls: bool = True, settable: Limits = DEFAULTS, port: int = 0
+) -> AsyncIterator[SignalingAt]:
+    lobby = Lobby(NODE, lambda: secrets.token_bytes(16), settable=settable)
     listeners = await open_listeners("127.0.0.1", port)
     bound = listeners[0].socket.getsockname()[1]
     context = node_context(NODE, tmp_path) if tls else None
@@ -95,14 +97,14 @@ async def test_garbage_is_answered_by_name_and_the_connection_closed(tmp_path: P
         nursery.cancel_scope.cancel()
 
 
-async def test_too_many_messages_end_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MESSAGES_PER_MINUTE", 3)
-    async with node(tmp_path) as at, trio.open_nursery() as nursery:
+async def test_too_many_messages_end_a_connection(tmp_path: Path) -> None:
+    slow = Limits(messages_per_second=1)  # ten at once
+    async with node(tmp_path, settable=slow) as at, trio.open_nursery() as nursery:
         conversation = await call(at, nursery)
         await conversation.send(encode(Knock(1, b"n" * 16, at.address)))
         assert isinstance(decode(from_node, await conversation.receive()), Hello)
         answers = []
-        for _ in range(3):
+        for _ in range(10):
             await conversation.send(b"\x92\xa4beat\x01")
             answers.append(decode(from_node, await conversation.receive()))
         assert isinstance(answers[-1], Denied)
@@ -114,9 +116,9 @@ async def test_too_many_messages_end_a_connection(tmp_path: Path, monkeypatch: p
 
 
 async def test_reader_that_does_not_read_is_dropped_not_waited_for() -> None:
-    outgoing = Outgoing()
+    outgoing = Outgoing(4 << 20)
     message = bytes(1 << 20)
-    assert [outgoing.put(message) for _ in range(5)] == [True] * (MAX_QUEUED_BYTES >> 20) + [False]
+    assert [outgoing.put(message) for _ in range(5)] == [True] * 4 + [False]
     assert await outgoing.take() == message
     outgoing.close()
     for _ in range(3):
@@ -125,7 +127,7 @@ async def test_reader_that_does_not_read_is_dropped_not_waited_for() -> None:
 
 
 async def test_relayed_bytes_wait_for_their_reader(autojump_clock: trio.testing.MockClock) -> None:
-    outgoing = Outgoing()
+    outgoing = Outgoing(1 << 20)
     assert await outgoing.put_relayed(bytes(300_000))
     assert not await outgoing.put_relayed(b"x")  # nobody takes: given up after a deadline
     async with trio.open_nursery() as nursery:
@@ -188,7 +190,7 @@ async def test_two_meshes_join_and_exchange_bulk_directly_and_by_relay(tmp_path:
 
 async def test_relay_over_its_quota_ends_with_a_named_error(tmp_path: Path) -> None:
     data = bytes(1_000_000)
-    async with node(tmp_path, quota=100_000) as at, trio.open_nursery() as nursery:
+    async with node(tmp_path, settable=Limits(relay_bytes_per_minute=100_000)) as at, trio.open_nursery() as nursery:
         pair = Pair(at)
         anna, bert = (Mesh(who, "x", Settings(listen="off")) for who in (pair.a, pair.b))
         bert.expect = lambda peer, header: memoryview(bytearray(header.size))

@@ -1,0 +1,275 @@
+"""What an address, a connection and a peer may ask: each limit refuses by name, and leaves everybody else alone."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.abc import Stream
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from discod.errors import UsageError
+from discod.identity import Identity
+from discod.wire.codec import PROTOCOL_VERSION, decode, encode
+from discod.wire.signaling import (
+    Beat,
+    Denied,
+    FromNode,
+    Hello,
+    Join,
+    Knock,
+    Left,
+    Present,
+    Publish,
+    Redeem,
+    Relay,
+    Room,
+    Signal,
+    ToNode,
+    from_node,
+)
+from signaling.limits import BURST_SECONDS, DEFAULTS, Gate, Limits, PerMinute, PerSecond, set_limits, source
+from signaling.lobby import Close, Effect, Lobby, Tell
+from signaling.server import Server
+from tests.signaling.test_lobby import HOST, MESH, NODE, A, B, both, join, knocked, lobby, records, tickets
+
+
+def test_limits_are_set_by_name_and_what_is_no_limit_is_said() -> None:
+    assert set_limits(DEFAULTS, []) == DEFAULTS
+    limits = set_limits(DEFAULTS, ["joins-per-minute=7", "queued_bytes=1_000"])
+    assert (limits.joins_per_minute, limits.queued_bytes) == (7, 1000)
+    assert limits.connections == DEFAULTS.connections
+    with pytest.raises(UsageError, match="sets no limit") as raised:
+        set_limits(DEFAULTS, ["joins=7"])
+    assert "joins-per-minute" in raised.value.hint
+    for bad in ("joins-per-minute=0", "joins-per-minute=many", "joins-per-minute=-3", "joins-per-minute="):
+        with pytest.raises(UsageError, match="no whole number from 1 on"):
+            set_limits(DEFAULTS, [bad])
+
+
+def test_an_ipv6_customer_is_one_address() -> None:
+    assert source("2001:db8:1:2:3::4") == source("2001:db8:1:2:ffff::1") != source("2001:db8:1:3::1")
+    assert source("::ffff:192.0.2.7") == source("192.0.2.7") == "192.0.2.7"
+    assert source("fe80::1%eth0") == source("fe80::2")
+    assert source("client.memory") == "client.memory"
+
+
+def test_a_steady_rate_with_a_burst() -> None:
+    rate = PerSecond(5)
+    taken = [rate.take("a", 1, 0.0) for _ in range(60)]
+    assert sum(taken) == 5 * BURST_SECONDS
+    assert rate.take("b", 1, 0.0)
+    assert not rate.take("a", 2, 0.2)
+    assert rate.take("a", 1, 0.2)
+    rate.forget_old(11.0)
+    assert rate.take("a", 50, 11.0)
+    assert not rate.take("a", 1, 11.0)
+
+
+def test_a_window_of_a_minute() -> None:
+    minute = PerMinute(10)
+    assert minute.take("a", 9, 5.0)
+    assert not minute.take("a", 2, 64.9)
+    assert minute.left("a", 64.9) == 1
+    assert minute.take("a", 10, 65.0)
+
+
+def test_who_opens_too_many_or_too_often_is_turned_away_and_others_are_not() -> None:
+    gate = Gate(Limits(opening_per_address=2, opened_per_minute=5, connections=6))
+    assert [gate.enter("a", 0) for _ in range(3)] == [True, True, False]
+    gate.opened("a")
+    assert [gate.enter("a", 1) for _ in range(2)] == [True, False]
+    assert gate.enter("b", 1)
+    for _ in range(2):
+        gate.opened("a")
+    assert [gate.enter("a", 2) for _ in range(2)] == [True, True]
+    for _ in range(2):
+        gate.opened("a")
+    assert gate.here == 6
+    assert not gate.enter("c", 3)  # the node is full
+    gate.leave()
+    assert gate.enter("c", 3)
+    gate.leave()
+    assert not gate.enter("a", 59)  # five times in this minute
+    assert gate.enter("a", 60)
+    assert gate.turned_away == 4
+
+
+def denied(effects: list[Effect]) -> str:
+    found = [e.denied if isinstance(e, Close) else e.message for e in effects if isinstance(e, Close | Tell)]
+    assert len(found) == 1
+    assert isinstance(found[0], Denied)
+    return found[0].code
+
+
+def test_a_limit_that_changes_holds_from_the_next_message_on() -> None:
+    room = both()
+    room.set_limits(Limits(connections_per_address=2, joins_per_minute=2, relays_per_peer=1))
+    assert denied(room.connect(3, "10.0.0.1", 0)) == "too-many-connections"
+    assert room.counts()["connections"] == 2
+    assert room.connect(4, "10.0.0.2", 0) == []
+    assert denied(room.receive(1, join(A, b"x" * 16), 0)) == "too-many-joins"
+
+
+def test_joins_are_counted_before_their_signatures_cost_anything() -> None:
+    room = lobby(settable=Limits(joins_per_minute=1))
+    nonce = knocked(room, 1)
+    room.receive(1, join(A, nonce), 0)
+    forged = Join(MESH.mesh_id, A.public, 7, (b"not a record",), bytes(64))
+    assert denied(room.receive(1, forged, 1)) == "too-many-joins"
+
+
+def test_messages_count_by_connection_and_by_address() -> None:
+    room = lobby(settable=Limits(messages_per_second=1, address_messages_per_second=2))
+    for guest, address in ((1, "10.0.0.1"), (2, "10.0.0.1"), (3, "10.0.0.1"), (4, "10.0.0.2")):
+        room.connect(guest, address, 0)
+    assert [room.heed(1, 0) is None for _ in range(11)] == [True] * 10 + [False]
+    assert [room.heed(2, 0) is None for _ in range(10)] == [True] * 10
+    refusal = room.heed(3, 0)  # all connections of its address together
+    assert refusal is not None
+    assert refusal.code == "too-many-messages"
+    assert room.heed(4, 0) is None
+
+
+def test_records_to_be_checked_count_as_messages() -> None:
+    room = lobby(settable=Limits(messages_per_second=2))
+    room.receive(1, join(A, knocked(room, 1)), 0)
+    invite = records("Invite")[:1]
+    assert room.receive(1, Publish(tuple(invite * 76)), 0) == []
+    effects = room.receive(1, Publish(tuple(invite * 8)), 0)
+    assert denied(effects) == "too-many-messages"
+    assert room.counts()["connections"] == 0
+
+
+def test_a_peer_holds_so_many_relays_and_gets_another_when_one_ends() -> None:
+    room = both(settable=Limits(relays_per_peer=2))
+    for guest, token in zip((11, 12), tickets(room), strict=True):
+        room.connect(guest, "10.0.0.1", 0)
+        room.receive(guest, Redeem(token), 0)
+    tickets(room)
+    assert denied(room.receive(1, Relay(B.peer_id), 0)) == "too-many-relays"
+    room.tick(10.5)  # the second pair of tickets was not redeemed
+    tickets(room, 11)
+    assert denied(room.receive(1, Relay(B.peer_id), 11)) == "too-many-relays"
+    room.lost(11)
+    room.lost(12)
+    tickets(room, 12)
+
+
+# -- the shell
+
+
+class House:
+    """A node whose connections are streams in memory."""
+
+    def __init__(self, settable: Limits, nursery: trio.Nursery) -> None:
+        self.lobby = Lobby(NODE, lambda: secrets.token_bytes(16), settable=settable)
+        self.server = Server(self.lobby, clock=trio.current_time)
+        self.nursery = nursery
+
+    def dial(self, address: str, pair: Callable[[], tuple[Stream, Stream]] = memory_stream_pair) -> Stream:
+        """A connection from this address."""
+        ours, theirs = pair()
+        self.nursery.start_soon(self.server.serve, theirs, address)
+        return ours
+
+    async def guest(self, who: Identity, address: str, pair: Callable[[], tuple[Stream, Stream]]) -> Guest:
+        """A peer that has joined."""
+        stream: Any = self.dial(address, pair)  # the annotation there is narrower than what it needs
+        guest = Guest(await wrap_client_stream(self.nursery, stream, HOST, "/v1"))
+        await guest.say(Knock(PROTOCOL_VERSION, b"n" * 16, HOST))
+        hello = await guest.hear()
+        assert isinstance(hello, Hello)
+        await guest.say(join(who, hello.nonce))
+        assert isinstance(await guest.hear(), Room)
+        return guest
+
+
+class Guest:
+    """A WebSocket to the node."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self.socket = socket
+
+    async def say(self, message: ToNode) -> None:
+        await self.socket.send_message(encode(message))
+
+    async def hear(self) -> FromNode:
+        data = await self.socket.get_message()
+        assert isinstance(data, bytes)
+        message: FromNode = decode(from_node, data)
+        return message
+
+
+@asynccontextmanager
+async def house(settable: Limits = DEFAULTS) -> AsyncIterator[House]:
+    async with trio.open_nursery() as nursery:
+        yield House(settable, nursery)
+        nursery.cancel_scope.cancel()
+
+
+UPGRADE = b"GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /v1 HT", UPGRADE], ids=["nothing", "half a line", "half a head"])
+async def test_a_handshake_that_is_never_finished_is_hung_up_on(autojump_clock: MockClock, said: bytes) -> None:
+    async with house(Limits(opening_seconds=7)) as node:
+        stream = node.dial("10.0.0.1")
+        await stream.send_all(said)
+        with trio.fail_after(7.5):
+            assert await stream.receive_some() == b""
+        assert trio.current_time() >= 7
+        assert node.server.open_connections == 0
+
+
+async def test_drops_of_a_head_do_not_buy_time(autojump_clock: MockClock) -> None:
+    async with house(Limits(opening_seconds=7)) as node:
+        stream = node.dial("10.0.0.1")
+        started = trio.current_time()
+        while node.server.open_connections or trio.current_time() == started:
+            await stream.send_all(b"x")
+            await trio.sleep(0.4)
+        assert 7 <= trio.current_time() - started < 8
+
+
+async def test_half_open_connections_are_so_many_from_one_address(autojump_clock: MockClock) -> None:
+    async with house(Limits(opening_per_address=3)) as node:
+        held = [node.dial("10.0.0.1") for _ in range(3)]
+        await wait_all_tasks_blocked()
+        fourth, another = node.dial("10.0.0.1"), node.dial("10.0.0.2")
+        assert await fourth.receive_some() == b""
+        await another.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await another.receive_some()).startswith(b"HTTP/1.1 200 OK")
+        for stream in held:
+            await stream.aclose()
+
+
+async def test_who_does_not_read_is_dropped_and_the_others_are_told(autojump_clock: MockClock) -> None:
+    async with house(Limits(queued_bytes=300_000)) as node:
+        sleeper = await node.guest(A, "10.0.0.1", lockstep_stream_pair)
+        awake = await node.guest(B, "10.0.0.2", memory_stream_pair)
+        assert isinstance(await awake.hear(), Present)
+        for _ in range(8):
+            await awake.say(Signal(A.peer_id, bytes(50_000)))
+        assert await awake.hear() == Left(A.peer_id)
+        await awake.say(Beat(3))
+        assert await awake.hear() == Beat(3)
+        del sleeper
+
+
+async def test_an_oversized_message_is_refused_by_name_before_it_is_kept(autojump_clock: MockClock) -> None:
+    async with house() as node:
+        guest = await node.guest(A, "10.0.0.1", memory_stream_pair)
+        await guest.socket.send_message(bytes((64 << 10) + 1))
+        with pytest.raises(ConnectionClosed) as raised:
+            await guest.hear()
+        assert raised.value.reason is not None
+        assert (raised.value.reason.code, raised.value.reason.reason) == (
+            1009,
+            "Exceeded maximum message size: 65536 bytes",
+        )
