@@ -19,7 +19,6 @@ from discod.errors import Broken, Refused
 from discod.identity import (
     Identity,
     Invite,
-    Membership,
     MeshInfo,
     Record,
     Revocation,
@@ -56,6 +55,7 @@ from discod.wire.signaling import (
 from signaling import limits
 from signaling.limits import Limits, source
 from signaling.seats import Seats
+from signaling.shown import check_membership, concerns
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +233,11 @@ class Lobby:
         known.heard = now
         return self._seats.carry(guest, count, now)
 
+    def seat(self, guest: int) -> tuple[bytes, bytes]:
+        """The pair and the peer of a spliced guest."""
+        seat = self._seats.taken[guest]
+        return seat.pair, seat.peer
+
     def _answer(self, guest: int, known: _Guest, message: ToNode, now: float) -> list[Effect]:
         if known.spliced or (known.nonce == b"") != isinstance(message, Knock | Redeem):
             raise Broken(known.peer or None, "a message out of turn")
@@ -268,7 +273,7 @@ class Lobby:
 
     def _find(self, invite: bytes) -> tuple[bytes, ...]:
         mesh = self._invites.get(invite)
-        return tuple(r.data for r in self._rooms[mesh].published.values() if _concerns(r, invite)) if mesh else ()
+        return tuple(r.data for r in self._rooms[mesh].published.values() if concerns(r, invite)) if mesh else ()
 
     def _join(self, guest: int, known: _Guest, join: Join, now: float) -> list[Effect]:
         if not self._joins.take(source(known.address), 1, now):
@@ -281,7 +286,7 @@ class Lobby:
         peer = peer_id(join.key)
         if known.mesh not in (b"", join.mesh) or known.peer not in (b"", peer):
             raise Refused(peer, "one mesh and one peer to a connection")
-        _check_membership(join)
+        check_membership(join)
         room = self._rooms.get(join.mesh)
         if room is not None and len(room.guests) >= limits.MAX_PEERS and peer not in room.guests:
             return [Tell(guest, Denied("room-full", f"more than {limits.MAX_PEERS} peers are here already", b""))]
@@ -367,28 +372,3 @@ class Lobby:
 
 def _not_here(peer: bytes) -> Denied:
     return Denied("not-here", "that peer is not here", peer)
-
-
-def _concerns(record: Record, invite: bytes) -> bool:
-    match record.body:
-        case MeshInfo():
-            return True
-        case Invite(key=key):
-            return key == invite
-        case Revocation(target=target):
-            return target == invite
-    return False
-
-
-def _check_membership(join: Join) -> None:
-    """Raises: Refused unless the records hold a membership of this key under an invite of this mesh."""
-    if sum(map(len, join.records)) > limits.MAX_JOIN_BYTES:
-        raise Refused(None, f"a Join with more than {limits.MAX_JOIN_BYTES} bytes of records")
-    bodies = [parse_record(data).body for data in join.records]
-    invites = {body.key: body for body in bodies if isinstance(body, Invite) and peer_id(body.root) == join.mesh}
-    for body in bodies:
-        if isinstance(body, Membership) and body.peer == join.key and body.mesh == join.mesh:
-            invite = invites.get(body.invite)
-            if invite is not None and body.slot < invite.uses:
-                return
-    raise Refused(peer_id(join.key), "no membership of this mesh was shown")

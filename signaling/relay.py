@@ -1,4 +1,4 @@
-"""The queue in front of every connection of the node, and the splice of two of them.
+"""The queue in front of every connection of the node, and whose relayed bytes may leave.
 
 A guest that does not read is dropped, never waited for; only the two ends of a relay wait for each other, because
 waiting is what slows a sender down to its receiver's pace. What is relayed is the peers' own TLS: ciphertext.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import deque
 
 import trio
+
+from signaling.limits import Limits
+from signaling.turns import Turns
 
 RELAY_QUEUED_BYTES = 256 << 10  # a relay stops reading from one end when so much waits for the other
 STALL_SECONDS = 30.0  # a relay whose receiver takes nothing for so long is closed
@@ -65,3 +68,33 @@ class Outgoing:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+class Carrier:
+    """Turns of relayed messages, waited for. `run` it beside the listeners."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.turns = Turns(limits)
+        self._waiting: dict[int, trio.Event] = {}
+        self._asked = trio.Event()
+
+    async def turn(self, pair: bytes, peer: bytes, size: int) -> None:
+        """Wait until these bytes may go. Cancelled, its turn is spent."""
+        number = self.turns.ask(pair, peer, size, trio.current_time())
+        self._waiting[number] = mine = trio.Event()
+        self._grant()
+        if not mine.is_set():
+            self._asked.set()
+            await mine.wait()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            with trio.move_on_at(self.turns.deadline):
+                await self._asked.wait()
+                self._asked = trio.Event()
+            self._grant()
+
+    def _grant(self) -> None:
+        for number in self.turns.grant(trio.current_time()):
+            self._waiting.pop(number).set()

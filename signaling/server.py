@@ -27,7 +27,7 @@ from signaling import limits
 from signaling.depot import Depot, Visit
 from signaling.limits import Gate, Limits, source
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
-from signaling.relay import Outgoing
+from signaling.relay import Carrier, Outgoing
 
 GONE = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
 MAX_HEAD_BYTES = 8192
@@ -92,11 +92,13 @@ class Server:
         self._connections: dict[int, Connection] = {}
         self._count = 0
         self._gate = Gate(lobby.limits)
+        self._carrier = Carrier(lobby.limits)
 
     def set_limits(self, settable: Limits) -> None:
         """From now on; nobody who is here is sent away."""
         self._lobby.set_limits(settable)
         self._gate.set_limits(settable)
+        self._carrier.turns.limits = settable
 
     @property
     def open_connections(self) -> int:
@@ -104,12 +106,18 @@ class Server:
         return self._gate.here
 
     async def watch(self) -> None:
-        """Call the machine's `tick`; run this beside the listeners."""
+        """What time brings: the machine's `tick`, and turns of the relay. Run this beside the listeners."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carrier.run)
+            nursery.start_soon(self._tick)
+
+    async def _tick(self) -> None:
         while True:
             wait = self._lobby.deadline - self._clock()
             await trio.sleep(min(max(wait, 0.1), limits.GREETING_SECONDS) if math.isfinite(wait) else 5.0)
             self._perform(self._lobby.tick(self._clock()))
             self._gate.forget_old(self._clock())
+            self._carrier.turns.forget_old(trio.current_time())
 
     async def serve(self, stream: trio.abc.Stream, address: str) -> None:
         """Serve one connection to its end; never raises for what the other side does."""
@@ -235,6 +243,7 @@ class Server:
             connection.outgoing.close(refusal.why)
             far.outgoing.close(refusal.why)
             return False
+        await self._carrier.turn(*self._lobby.seat(guest), len(data))
         return await far.outgoing.put_relayed(data)
 
     async def _write(self, connection: Connection, scope: trio.CancelScope) -> None:

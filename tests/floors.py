@@ -120,7 +120,15 @@ ROOMS = (
     Room(
         3,
         "signaling",
-        ("signaling.buffer", "signaling.limits", "signaling.lobby", "signaling.mean", "signaling.seats"),
+        (
+            "signaling.buffer",
+            "signaling.limits",
+            "signaling.lobby",
+            "signaling.mean",
+            "signaling.seats",
+            "signaling.shown",
+            "signaling.turns",
+        ),
         pure=True,
     ),
     Room(2, "identity", ("discod.identity.*",)),

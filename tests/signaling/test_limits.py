@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -30,6 +30,8 @@ from discod.wire.signaling import (
     Relay,
     Room,
     Signal,
+    Spliced,
+    Ticket,
     ToNode,
     from_node,
 )
@@ -163,6 +165,8 @@ def test_a_peer_holds_so_many_relays_and_gets_another_when_one_ends() -> None:
 
 # -- the shell
 
+Pair = Callable[[], tuple[Stream, Stream]]
+
 
 class House:
     """A node whose connections are streams in memory."""
@@ -172,16 +176,20 @@ class House:
         self.server = Server(self.lobby, clock=trio.current_time)
         self.nursery = nursery
 
-    def dial(self, address: str, pair: Callable[[], tuple[Stream, Stream]] = memory_stream_pair) -> Stream:
+    def dial(self, address: str, pair: Pair = memory_stream_pair) -> Stream:
         """A connection from this address."""
         ours, theirs = pair()
         self.nursery.start_soon(self.server.serve, theirs, address)
         return ours
 
-    async def guest(self, who: Identity, address: str, pair: Callable[[], tuple[Stream, Stream]]) -> Guest:
-        """A peer that has joined."""
+    async def call(self, address: str, pair: Pair = memory_stream_pair) -> Guest:
+        """A WebSocket from this address."""
         stream: Any = self.dial(address, pair)  # the annotation there is narrower than what it needs
-        guest = Guest(await wrap_client_stream(self.nursery, stream, HOST, "/v1"))
+        return Guest(await wrap_client_stream(self.nursery, stream, HOST, "/v1"))
+
+    async def guest(self, who: Identity, address: str, pair: Pair) -> Guest:
+        """A peer that has joined."""
+        guest = await self.call(address, pair)
         await guest.say(Knock(PROTOCOL_VERSION, b"n" * 16, HOST))
         hello = await guest.hear()
         assert isinstance(hello, Hello)
@@ -209,7 +217,9 @@ class Guest:
 @asynccontextmanager
 async def house(settable: Limits = DEFAULTS) -> AsyncIterator[House]:
     async with trio.open_nursery() as nursery:
-        yield House(settable, nursery)
+        node = House(settable, nursery)
+        nursery.start_soon(node.server.watch)
+        yield node
         nursery.cancel_scope.cancel()
 
 
@@ -273,3 +283,52 @@ async def test_an_oversized_message_is_refused_by_name_before_it_is_kept(autojum
             1009,
             "Exceeded maximum message size: 65536 bytes",
         )
+
+
+async def spliced(node: House) -> tuple[Guest, Guest]:
+    """Two ends of a relay from A to B, who are not asked to do anything else."""
+    a = await node.guest(A, "10.0.0.1", memory_stream_pair)
+    b = await node.guest(B, "10.0.0.2", memory_stream_pair)
+    assert isinstance(await a.hear(), Present)
+    assert isinstance(await b.hear(), Present)
+    await a.say(Relay(B.peer_id))
+    ends = []
+    for guest, address in ((a, "10.0.0.1"), (b, "10.0.0.2")):
+        ticket = await guest.hear()
+        assert isinstance(ticket, Ticket)
+        ends.append(await node.call(address))
+        await ends[-1].say(Redeem(ticket.token))
+    for end in ends:
+        assert await end.hear() == Spliced()
+    return ends[0], ends[1]
+
+
+async def test_relayed_bytes_are_slowed_down_to_the_rate_and_all_arrive(autojump_clock: MockClock) -> None:
+    async with house(Limits(relay_bytes_per_second=100_000)) as node:
+        near, far = await spliced(node)
+        started = trio.current_time()
+        node.nursery.start_soon(_send, near, 50, bytes(10_000))
+        arrived = [len(await far.socket.get_message()) for _ in range(50)]
+        assert arrived == [10_000] * 50
+        assert 4.5 < trio.current_time() - started < 5.5
+
+
+async def test_a_peer_over_its_minute_is_told_so_at_both_ends(autojump_clock: MockClock) -> None:
+    async with house(Limits(relay_bytes_per_minute=1_000_000)) as node:
+        near, far = await spliced(node)
+        node.nursery.start_soon(_send, near, 25, bytes(50_000))
+        for end in (far, near):
+            assert "1 MB a minute for each peer" in await _end_of(end)
+
+
+async def _end_of(guest: Guest) -> str:
+    with suppress(ConnectionClosed):
+        while True:
+            await guest.socket.get_message()
+    return str(guest.socket.closed.reason) if guest.socket.closed else "open"
+
+
+async def _send(guest: Guest, count: int, data: bytes) -> None:
+    with suppress(ConnectionClosed):
+        for _ in range(count):
+            await guest.socket.send_message(data)
