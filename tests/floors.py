@@ -45,6 +45,7 @@ ROOMS = (
             "discod.p2p.outbox",
             "discod.p2p.paths",
             "discod.p2p.presence",
+            "discod.p2p.proxy",
             "discod.p2p.session",
             "discod.p2p.transport",
             "discod.p2p.trust",

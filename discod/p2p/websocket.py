@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 from msgspec import Struct
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream
 
 from discod.errors import Broken, PeerError, SignalingUnreachable, UsageError
-from discod.identity import InviteLink, peer_id
+from discod.identity import InviteLink, certificate_key, peer_id
 from discod.identity.links import DEFAULT_PORT
 from discod.p2p.addresses import is_loopback_host, split_address
+from discod.p2p.proxy import open_way, proxy_for
 from discod.p2p.rendezvous import hello_trouble
 from discod.wire.codec import MAX_SIGNALING_BYTES, PROTOCOL_VERSION, decode, encode
 from discod.wire.signaling import Denied, Hello, Knock, Redeem, Spliced, from_node
@@ -100,29 +102,68 @@ async def call(at: SignalingAt, nursery: trio.Nursery) -> Conversation:
     """
     try:
         with trio.fail_after(CONNECT_SECONDS):
-            tcp = await trio.open_tcp_stream(*split_address(at.address))
             try:
-                return await _upgrade(tcp, at, nursery)
-            except BaseException:
-                await trio.aclose_forcefully(tcp)
-                raise
+                return await _open(at, nursery, proven=False)
+            except Unproven:
+                return await _open(at, nursery, proven=True)
     except trio.TooSlowError:
         raise Broken(None, f"{at.address} does not answer") from None
     except OSError as error:
         raise Broken(None, f"cannot connect to {at.address}: {error.strerror or error}") from None
     except (trio.BrokenResourceError, HandshakeError) as error:
-        raise Broken(None, f"{at.address} does not speak as a signaling node: {_short(error)}") from None
+        raise Broken(None, _trouble(at, error)) from None
 
 
-async def _upgrade(tcp: trio.SocketStream, at: SignalingAt, nursery: trio.Nursery) -> WebSocket:
-    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
-    if at.tls:
-        host = split_address(at.address)[0]
-        stream = trio.SSLStream(tcp, _context(), server_hostname=host, https_compatible=True)
-        await stream.do_handshake()
-    local = str(tcp.socket.getsockname()[0])
-    websocket = await wrap_client_stream(nursery, stream, at.address, "/v1", max_message_size=MAX_SIGNALING_BYTES)
-    return WebSocket(websocket, tcp, local)
+class Unproven(Exception):
+    """The node's certificate is not that of its pinned key."""
+
+
+async def _open(at: SignalingAt, nursery: trio.Nursery, *, proven: bool) -> WebSocket:
+    stream, tcp = await _way(at)
+    try:
+        if at.tls:
+            stream = await _secured(stream, at, proven=proven)
+        local = str(tcp.socket.getsockname()[0])
+        # Its annotation names sockets, and it reads and writes any stream: one through a proxy is TLS inside of TLS.
+        any_stream: Any = stream
+        websocket = await wrap_client_stream(
+            nursery, any_stream, at.address, "/v1", max_message_size=MAX_SIGNALING_BYTES
+        )
+        return WebSocket(websocket, tcp, local)
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+
+
+async def _way(at: SignalingAt) -> tuple[trio.abc.Stream, trio.SocketStream]:
+    if at.tls and (proxy := proxy_for(at.address, os.environ)) is not None:
+        return await open_way(proxy, at.address)
+    tcp = await trio.open_tcp_stream(*split_address(at.address))
+    return tcp, tcp
+
+
+async def _secured(stream: trio.abc.Stream, at: SignalingAt, *, proven: bool) -> trio.abc.Stream:
+    """TLS. Who the node is, its signature in Hello says; but who sets SSL_CERT_FILE wants to know on the way there too.
+
+    Raises: Unproven, when that is asked for, not `proven`, and the certificate is not that of the node's own key.
+    """
+    context = ssl.create_default_context() if proven else _context()  # the former reads SSL_CERT_FILE
+    secured = trio.SSLStream(stream, context, server_hostname=split_address(at.address)[0], https_compatible=True)
+    await secured.do_handshake()
+    if not proven and os.environ.get("SSL_CERT_FILE"):
+        key = certificate_key(secured.getpeercert(binary_form=True))
+        if key is None or at.key not in (b"", peer_id(key)):  # on first use its own key is taken, and shown
+            raise Unproven
+    return secured
+
+
+def _trouble(at: SignalingAt, error: Exception) -> str:
+    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {at.address} is neither of its pinned key nor of an authority in SSL_CERT_FILE "
+            f"({error.__cause__.verify_message}): put its authority there, or unset SSL_CERT_FILE"
+        )
+    return f"{at.address} does not speak as a signaling node: {_short(error)}"
 
 
 class RelayStream(trio.abc.Stream):
