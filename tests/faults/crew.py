@@ -119,7 +119,7 @@ class Peer:
     def launch(self, *, stop: str = "") -> None:
         """Start its daemon, which stops itself at the phase `stop`."""
         env = {ENGINE: self.crew.engine, STOP: stop}
-        words = [*self.crew.where(self.name), sys.executable, "-m", "discod", "daemon", "--home", str(self.home)]
+        words = [*self.crew.where(self.name), *self.crew.words, "daemon", "--home", str(self.home)]
         self.daemon, self.heard = Process(self.crew, words, self.home / "daemon.log", env), []
         self.lives.append(self.heard)
 
@@ -197,6 +197,7 @@ class Crew:
     def __init__(self, root: Path, engine: str, where: Where = here) -> None:
         self.root, self.engine, self.where = root, engine, where
         self.peers, self.url = dict[str, Peer](), ""
+        self.words: Sequence[str] = (sys.executable, "-m", "discod")  # what a daemon is started by
         self.changed = threading.Condition()
         self.node: Process | None = None
         self._processes: list[Process] = []
