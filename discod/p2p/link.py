@@ -290,8 +290,8 @@ class Link:
             self._ping()
             await trio.sleep(SUSPECT_SECONDS if self._doubt else PING_SECONDS)
             now = trio.current_time()
-            if self._delivering:
-                continue  # it is us who do not listen
+            if self._delivering or self.moved_in:
+                continue  # it is us who do not listen, or they have said their last word here
             if now - self._heard >= IDLE_SECONDS or (self._doubt is not None and now >= self._doubt):
                 raise Broken(self.peer, f"nothing heard for {now - self._heard:.0f} s")
 

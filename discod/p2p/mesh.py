@@ -357,8 +357,9 @@ class Mesh:
         self._hearsay.learn(members, records)
 
     def came(self, peer: bytes) -> None:
-        """A peer is present, or says something new about itself: if it is not linked, try it now."""
-        if (session := self._sessions.get(peer)) is not None and session.link is None:
+        """A peer is present, or says something new about itself: if it is not linked directly, it may be tried now."""
+        session = self._sessions.get(peer)
+        if session is not None and (session.link is None or session.link.path != "direct"):
             session.poke()
 
     def relay_offered(self, at: SignalingAt, ticket: OpenRelay) -> None:

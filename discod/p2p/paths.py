@@ -70,13 +70,21 @@ class Paths:
                 else:
                     await self._pause(session, again.next())
                 continue
-            relayed = session.link is not None
-            if relayed:
-                await self._dial(session, addresses(), nursery)
-            elif await self._somehow(session, addresses, ask_relay, nursery):
-                continue
-            with trio.move_on_after((upgrade if relayed else again).next()):
-                await news.wait()
+            if session.link is not None:
+                await self._upgrade(session, addresses, upgrade.next(), nursery)
+            elif not await self._somehow(session, addresses, ask_relay, nursery):
+                with trio.move_on_after(again.next()):
+                    await news.wait()
+
+    async def _upgrade(
+        self, session: Session, addresses: Callable[[], list[str]], pause: float, nursery: trio.Nursery
+    ) -> None:
+        """Dial a relayed peer; then wait until that makes sense again: after a while, or at other addresses."""
+        link, dialled = session.link, addresses()
+        await self._dial(session, dialled, nursery)
+        with trio.move_on_after(pause):
+            while session.link is link and addresses() == dialled:
+                await session.news.wait()
 
     async def _lasted(self, session: Session) -> bool:
         """Wait until the link in use ends; whether it was worth to be made again at once."""

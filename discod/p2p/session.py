@@ -19,7 +19,7 @@ from discod.p2p.outbox import Outbox, Sent, Transfer
 from discod.wire.codec import encode
 from discod.wire.links import BulkHeader, Bye, LinkMessage, Use
 
-MOVE_SECONDS = 120.0  # for the transfer under way on the old path
+MOVE_SECONDS = 600.0  # for the transfer under way on the old path, as long as it gets on (link.py)
 PREFERENCE = {"direct": 0, "relay": 1}
 
 

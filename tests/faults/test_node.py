@@ -14,8 +14,8 @@ from discod import ring
 from discod.train.datasets import SAMPLE_PREFIX, load
 from discod.train.standin import apply_batch
 from discod.train.task import TaskSpec
-from tests.faults import tapped_node
-from tests.faults.crew import FLOATS, Crew, a_task
+from tests.faults import tapped_node, walled_peer
+from tests.faults.crew import FLOATS, Crew, a_task, open_crew
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120), pytest.mark.xdist_group("faults")]
 
@@ -100,3 +100,34 @@ def test_two_that_cannot_dial_each_other_train_by_relay_which_sees_nothing_of_it
     at = len(relayed) // 2 + 5
     for secret in bulk:
         assert is_in(secret, relayed[:at] + secret[1001 : 1001 + WINDOW] + relayed[at:])
+
+
+def test_peers_that_are_relayed_go_over_to_direct_links_once_there_is_a_way_and_lose_no_round(tmp_path: Path) -> None:
+    wall = tmp_path / "wall"
+    wall.touch()
+
+    def behind(name: str) -> list[str]:
+        return [] if name == "node" else [sys.executable, walled_peer.__file__, str(wall)]
+
+    with open_crew(where=behind) as crew:
+        crew.open_node()
+        for name in "abc":
+            crew.add(name)
+        crew.meet()
+        peers = list(crew.peers.values())
+
+        def paths() -> set[str]:
+            return {one.peer(other.name)["path"] for one in peers for other in peers if other is not one}
+
+        assert paths() == {"relay"}
+        crew.train(a_task(rounds=400, min_peers=3, straggle_seconds=20.0))
+        crew.reach(2, "a", "b", "c")
+        assert paths() == {"relay"}
+        wall.unlink()
+        crew.until(lambda: paths() == {"direct"}, "all are linked directly")
+        crew.reach(max(peer.round for peer in peers) + 2, "a", "b", "c")
+        told = [event for peer in peers for event in peer.all("round.certified")]
+        assert len({(e["round"], e["state"]) for e in told}) == len({e["round"] for e in told})
+        for peer in peers:
+            assert not peer.all("round.lost", "peer.disconnected")
+            assert [e["round"] for e in peer.all("round.certified")] == list(range(1, peer.round + 1))

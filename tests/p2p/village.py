@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Wire:
         self.inbox, self._inbox = trio.open_memory_channel[bytes](10_000)
 
     async def send(self, data: bytes) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(len(data) / self._node.bytes_per_second)
         self._node.take(self._guest, data)
 
     async def receive(self) -> bytes:
@@ -63,6 +64,7 @@ class Node:
 
     def __init__(self, relay: bool = True) -> None:
         self.relay, self.alive, self.count = relay, True, 0
+        self.bytes_per_second = math.inf  # of each connection
         self.wires: dict[int, Wire] = {}
         self.spliced: dict[int, int] = {}
         self.carried: list[bytes] = []
