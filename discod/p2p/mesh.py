@@ -11,7 +11,6 @@ A link authenticates a peer, not a mesh: every message is checked against the me
 from __future__ import annotations
 
 import errno
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -45,8 +44,7 @@ from discod.p2p.presence import Presence, SignalingInfo
 from discod.p2p.rendezvous import OpenRelay
 from discod.p2p.session import Session
 from discod.p2p.trust import Trust
-from discod.p2p.websocket import Asked, SignalingAt
-from discod.p2p.websocket import ask_signaling as _ask_signaling
+from discod.p2p.websocket import Asked, SignalingAt, ask_signaling
 from discod.wire.codec import PROTOCOL_VERSION
 from discod.wire.links import BulkHeader, Known, LinkMessage, Post, Records, Refusal, Welcome
 
@@ -358,8 +356,7 @@ class Mesh:
 
     def came(self, peer: bytes) -> None:
         """A peer is present, or says something new about itself: if it is not linked directly, it may be tried now."""
-        session = self._sessions.get(peer)
-        if session is not None and (session.link is None or session.link.path != "direct"):
+        if (session := self._sessions.get(peer)) is not None and not session.is_direct:
             session.poke()
 
     def relay_offered(self, at: SignalingAt, ticket: OpenRelay) -> None:
@@ -391,11 +388,3 @@ class Mesh:
             await trio.sleep(ADDRESSES_SECONDS / 4)
             for presence in self._presences.values():
                 self._advertise(presence.members, presence.info.at)
-
-
-async def ask_signaling(where: str) -> Asked:
-    """Find a node by HOST, HOST:PORT, wss://... or ws://... and take its key on first use.
-
-    Raises: SignalingUnreachable, UsageError.
-    """
-    return await _ask_signaling(where, os.urandom(16))

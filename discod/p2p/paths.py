@@ -63,7 +63,7 @@ class Paths:
         upgrade = BackOff(self._jitter, FIRST_UPGRADE_SECONDS, MOST_UPGRADE_SECONDS)
         while True:
             news = session.news
-            if session.link is not None and session.link.path == "direct":
+            if session.is_direct:
                 if await self._lasted(session):
                     again.reset()
                     upgrade.reset()

@@ -72,6 +72,11 @@ class Session:
         return self._up and self.link is not None
 
     @property
+    def is_direct(self) -> bool:
+        """Whether there is no better path to look for."""
+        return self.link is not None and self.link.path == "direct"
+
+    @property
     def news(self) -> trio.Event:
         """Set when a link comes or goes, or at `poke`; then there is another one."""
         return self._changed

@@ -217,8 +217,8 @@ class Asked(Struct, frozen=True):
     clock_skew_seconds: float
 
 
-async def ask_signaling(where: str, nonce: bytes, clock: Callable[[], float] = time.time) -> Asked:
-    """Find a node by HOST, HOST:PORT or URL and take its key on first use; `nonce` is 16 random bytes.
+async def ask_signaling(where: str, clock: Callable[[], float] = time.time) -> Asked:
+    """Find a node by HOST, HOST:PORT or URL and take its key on first use.
 
     Without a scheme TLS is tried first; plain WebSocket only on this machine.
     Raises: SignalingUnreachable, UsageError.
@@ -226,7 +226,7 @@ async def ask_signaling(where: str, nonce: bytes, clock: Callable[[], float] = t
     why = ""
     for url in _urls(where):
         try:
-            return await _ask(SignalingAt(url, b""), nonce, clock)
+            return await _ask(SignalingAt(url, b""), os.urandom(16), clock)
         except PeerError as error:
             why = why or error.why
     raise SignalingUnreachable(f"no signaling node at {where}: {why}", TRY_NODE)

@@ -167,7 +167,7 @@ async def test_the_node_is_met_through_a_proxy_with_a_password(tmp_path: Path, m
         async with listening(proxy) as door:
             monkeypatch.setenv("HTTPS_PROXY", URL.format(door))
             assert (await greeting(AT)).key == NODE.public
-            assert (await ask_signaling("node.example", b"n" * 16)).at == AT
+            assert (await ask_signaling("node.example")).at == AT
             assert [head.split(b"\r\n")[0] for head in proxy.heads] == [b"CONNECT node.example:8765 HTTP/1.1"] * 2
             monkeypatch.setenv("HTTPS_PROXY", f"http://anna:wrong@127.0.0.1:{door}")
             with pytest.raises(Broken, match="wants a name and a password") as raised:
@@ -242,7 +242,7 @@ async def test_ssl_cert_file_asks_for_a_certificate_of_its_authorities_or_of_the
         monkeypatch.setenv("SSL_CERT_FILE", str(public))
         assert await greeting(at)
         assert await greeting(SignalingAt(f"wss://localhost:{own}", NODE.peer_id))
-        assert (await ask_signaling(f"localhost:{own}", b"n" * 16)).at.key == NODE.peer_id
+        assert (await ask_signaling(f"localhost:{own}")).at.key == NODE.peer_id
         with pytest.raises(Broken, match="neither of its pinned key nor of an authority in SSL_CERT_FILE"):
             await greeting(SignalingAt(f"wss://localhost:{other}", NODE.peer_id))
         with pytest.raises(Broken, match="neither of its pinned key"):  # somebody with a key of its own in the way
