@@ -105,6 +105,7 @@ ROOMS = (
         (
             "discod.train.batches",
             "discod.train.chacha",
+            "discod.train.contradictions",
             "discod.train.explaining",
             "discod.train.informant",
             "discod.train.poisson",

@@ -6,8 +6,9 @@ changes, and a field that nothing implements does not exist.
 
     TaskId = SHA-256("discod/task/1" | msgpack of the nested maps, keys sorted, defaults left out)
 
-Values are checked once, when a task is decoded or loaded (taskfile.py says in plain words what is wrong); inside, a
-TaskSpec is trusted. The descriptions below are also the comments of a written task file. Pure.
+Values are checked once, when a task is decoded or loaded (taskfile.py says in plain words what is wrong, and
+contradictions.py which legal values cannot stand together); inside, a TaskSpec is trusted. The descriptions below are
+also the comments of a written task file. Pure.
 """
 
 from __future__ import annotations
@@ -19,17 +20,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from discod.errors import BadData
-from discod.identity.ids import parse_id
 from discod.wire.federated import FederatedSpec
 
 TASK_LABEL = b"discod/task/1"
 SCHEMA = 1
 MAX_TASK_BYTES = 16_384
-MAX_FEATURES = 1 << 24  # inputs of one row
 LEAST_SECURE = 3  # peers in a secure sum
-LENET_SIDE = 16  # pixels; below it two 5x5 convolutions and two poolings leave nothing
-PER_EXAMPLE = frozenset(("logreg", "mlp", "mlp-2nn", "lenet"))  # models that tell the gradient of each row (models/)
 
 Name = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -234,132 +230,3 @@ def _without_defaults(section: msgspec.Struct) -> dict[str, Any]:
             continue
         kept[field.name] = _without_defaults(value) if isinstance(value, msgspec.Struct) else value
     return kept
-
-
-def contradiction(spec: TaskSpec) -> tuple[str, str] | None:
-    """(what is wrong and why, what to try) for values that are legal one by one but impossible together, or None."""
-    return next((found for check in _CHECKS if (found := check(spec)) is not None), None)
-
-
-def _schema(spec: TaskSpec) -> tuple[str, str] | None:
-    if spec.schema == SCHEMA:
-        return None
-    return (
-        f"schema = {spec.schema}: this discod knows only schema {SCHEMA}",
-        "update discod, or ask for the task in the older schema",
-    )
-
-
-def _features(spec: TaskSpec) -> tuple[str, str] | None:
-    if spec.data.features <= MAX_FEATURES:
-        return None
-    return f"data.shape makes {spec.data.features} numbers a row, more than {MAX_FEATURES}", "use smaller inputs"
-
-
-def _scale(spec: TaskSpec) -> tuple[str, str] | None:
-    low, high, features = spec.data.low, spec.data.high, spec.data.features
-    for name, values in (("low", low), ("high", high)):
-        if len(values) not in (1, features):
-            why = f"data.{name} has {len(values)} values for {features} features"
-            return why, f"give one value, or {features}"
-        if not all(math.isfinite(value) for value in values):
-            return f"data.{name} holds a value that is not a finite number", "give the bounds of the inputs"
-    pairs = zip(low * (features if len(low) == 1 else 1), high * (features if len(high) == 1 else 1), strict=True)
-    if any(below >= above for below, above in pairs):
-        return "data.low is not below data.high, so that inputs cannot be scaled", "give a low below its high"
-    return None
-
-
-def _columns(spec: TaskSpec) -> tuple[str, str] | None:
-    names = spec.data.inputs
-    if spec.data.kind == "npz" and len(names) > 1:
-        return f"data.inputs names {len(names)} arrays, but kind npz reads one", "name one array"
-    if spec.data.kind == "csv" and len(spec.data.shape) != 1:
-        return (
-            "data.shape has several sides, but a csv row is a flat list of numbers",
-            "write shape = [number of columns]",
-        )
-    if spec.data.kind == "csv" and names and len(names) != spec.data.features:
-        why = f"data.inputs names {len(names)} columns, data.shape says {spec.data.features}"
-        return why, "make the two agree"
-    if len(set(names)) != len(names) or (spec.data.labels and spec.data.labels in names):
-        return "data.inputs names a column twice, or the label as an input", "name each column once"
-    return None
-
-
-def _model(spec: TaskSpec) -> tuple[str, str] | None:
-    name, hidden, shape = spec.model.name, spec.model.hidden, spec.data.shape
-    if name == "mlp" and not hidden:
-        return "model.hidden is empty, so that mlp has no hidden layer", 'write hidden = [64], or name = "logreg"'
-    if name != "mlp" and hidden:
-        return f"model.hidden is set, but the layers of {name} are fixed", 'remove hidden, or write name = "mlp"'
-    if name == "lenet" and (len(shape) == 1 or min(shape[:2]) < LENET_SIDE):
-        return (
-            f"lenet needs images of at least {LENET_SIDE}x{LENET_SIDE}, data.shape is {list(shape)}",
-            "use mlp or logreg",
-        )
-    return None
-
-
-def _bounds(spec: TaskSpec) -> tuple[str, str] | None:
-    if math.frexp(spec.bound)[0] != 0.5:
-        return f"aggregation.bound = {spec.bound:g} is not a power of two", "write 0.5, 1.0, 2.0, ..."
-    if spec.target is not None and not 0 < spec.target <= 1:
-        return f"target = {spec.target:g} is not an accuracy above 0 and at most 1", "write for example target = 0.9"
-    return None
-
-
-def _privacy(spec: TaskSpec) -> tuple[str, str] | None:
-    rule = spec.privacy
-    if rule.unit == "none" and (rule.epsilon or rule.noise_multiplier):
-        name = "epsilon" if rule.epsilon else "noise_multiplier"
-        return f'privacy.{name} is set, but unit "none" adds no noise', f'write unit = "record", or remove {name}'
-    if rule.unit == "none":
-        return None
-    if rule.epsilon and rule.noise_multiplier:
-        why = "privacy.epsilon and privacy.noise_multiplier are both set, and each decides the noise"
-        return why, "keep one: epsilon, and the noise follows; or noise_multiplier, and epsilon follows"
-    if not rule.epsilon and not rule.noise_multiplier:
-        return 'privacy.unit is "record", but nothing says how much noise', "write for example epsilon = 3.0"
-    if spec.model.name not in PER_EXAMPLE:
-        why = f'privacy.unit is "record", but {spec.model.name} cannot tell the gradient of each row'
-        return why, f"use {', '.join(sorted(PER_EXAMPLE))}"
-    return None
-
-
-def _federated(spec: TaskSpec) -> tuple[str, str] | None:
-    rule, least = spec.federated, spec.round.min_peers
-    if spec.scheme != "federated":
-        unused = rule != FederatedSpec()
-        return ("[federated] is filled in, but the scheme is another", 'write scheme = "federated"') if unused else None
-    if spec.aggregator != "mean" or spec.aggregation.audit != "none":
-        why = "in a federated task the node that sums sees every update: there is no secure sum, and no second owner"
-        return why, 'write aggregator = "mean" and audit = "none", or scheme = "decentralized"'
-    try:
-        parse_id(rule.node)
-    except BadData as error:
-        return (
-            f"federated.node is not the key of a node: {error.message}",
-            "copy it from where `signaling serve` shows it",
-        )
-    number, name = (rule.capacity, "capacity") if rule.mode == "asynchronous" else (rule.quorum, "quorum")
-    if number and number < least:
-        return (
-            f"federated.{name} = {number}, but min_peers = {least}: fewer would do",
-            f"write {name} = {least}, or more",
-        )
-    if rule.mode == "synchronous" and (rule.capacity or rule.cutoff or rule.max_age_seconds):
-        why = "federated.capacity, cutoff and max_age_seconds belong to the asynchronous mode"
-        return why, "remove them; quorum and deadline_seconds say when a synchronous version is made"
-    return None
-
-
-def _secrecy(spec: TaskSpec) -> tuple[str, str] | None:
-    if spec.scheme != "decentralized" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
-        return None
-    least = spec.round.min_peers
-    why = f"aggregator secure needs {LEAST_SECURE} peers, min_peers is {least}: two would know each other's update"
-    return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
-
-
-_CHECKS = (_federated, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)

@@ -16,7 +16,8 @@ from typing import Any, get_type_hints
 import msgspec
 
 from discod.errors import BadData
-from discod.train.task import MAX_TASK_BYTES, SCHEMA, TaskSpec, contradiction, encode_task
+from discod.train.contradictions import contradiction
+from discod.train.task import MAX_TASK_BYTES, SCHEMA, TaskSpec, encode_task
 
 COMMENT_COLUMN = 34
 _PATH = re.compile(r"^(?P<why>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)

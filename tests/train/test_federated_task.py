@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from discod.identity import Identity, show_id
+from discod.train.contradictions import contradiction
 from discod.train.explaining import explain
-from discod.train.task import AggregationSpec, PrivacySpec, RoundSpec, TaskSpec, contradiction, encode_task
+from discod.train.task import AggregationSpec, PrivacySpec, RoundSpec, TaskSpec, encode_task
 from discod.train.taskfile import decode_task, dump_task, load_task
 from discod.train.templates import builtin_task
 from discod.wire.federated import FederatedSpec, hosted_task

@@ -3,7 +3,8 @@ import hashlib
 import msgspec
 import pytest
 
-from discod.train import task as task_module
+from discod.train import contradictions
+from discod.train.contradictions import contradiction
 from discod.train.explaining import explain
 from discod.train.models import MODELS
 from discod.train.task import (
@@ -14,7 +15,6 @@ from discod.train.task import (
     RoundSpec,
     TaskSpec,
     TrainingSpec,
-    contradiction,
     encode_task,
 )
 
@@ -104,7 +104,7 @@ def test_a_model_that_cannot_tell_the_gradient_of_each_row_is_refused_with_noise
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert contradiction(PRIVATE) is None
-    monkeypatch.setattr(task_module, "PER_EXAMPLE", frozenset(("logreg",)))
+    monkeypatch.setattr(contradictions, "PER_EXAMPLE", frozenset(("logreg",)))
     found = contradiction(PRIVATE)
     assert found is not None
     assert "mlp cannot tell the gradient of each row" in found[0]
@@ -113,7 +113,7 @@ def test_a_model_that_cannot_tell_the_gradient_of_each_row_is_refused_with_noise
 
 
 def test_every_model_of_the_table_can_be_trained_with_noise() -> None:
-    assert MODELS.keys() == task_module.PER_EXAMPLE
+    assert MODELS.keys() == contradictions.PER_EXAMPLE
 
 
 def test_with_noise_all_peers_weigh_alike() -> None:

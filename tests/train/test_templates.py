@@ -2,8 +2,9 @@ import pytest
 
 from discod.errors import BadData
 from discod.privacy.plan import plan_noise
+from discod.train.contradictions import contradiction
 from discod.train.datasets import SAMPLES, sample, split
-from discod.train.task import DataSpec, PrivacySpec, contradiction
+from discod.train.task import DataSpec, PrivacySpec
 from discod.train.taskfile import dump_task, load_task
 from discod.train.templates import BUILTIN, builtin_task, infer_task, private_form
 
