@@ -63,6 +63,7 @@ from discod.wire.signaling import (
 
 ANSWER_SECONDS = 10.0  # for Hello and Room
 BEAT_SECONDS = 20.0  # the node closes after 60 s of silence
+SILENCE_SECONDS = 30.0  # of a node that answers every beat: two beats without an answer
 PART_BYTES = MAX_SIGNAL_BYTES - 1024  # records in one Admitted
 
 
@@ -154,7 +155,7 @@ class Rendezvous:
         self._said: tuple[bytes, ...] = ()
         self._published: frozenset[bytes] = frozenset()
         self._beats: tuple[int, float] = (0, 0.0)
-        self._started = 0.0
+        self._started = self._heard = 0.0
 
     def start(self, now: float) -> list[Effect]:
         """Knock."""
@@ -165,6 +166,11 @@ class Rendezvous:
         """Raises: Refused or Broken; nothing has changed then."""
         if self.state is State.ENDED:
             return []
+        effects = self._take(message, now)
+        self._heard = now
+        return effects
+
+    def _take(self, message: FromNode, now: float) -> list[Effect]:
         match message:
             case Hello():
                 return self._hello(message, now)
@@ -191,10 +197,10 @@ class Rendezvous:
         raise Broken(None, "the node answered what was not asked")
 
     def tick(self, now: float) -> list[Effect]:
-        """Call at `deadline`: a beat when present, the end of patience before."""
+        """Call at `deadline`: a beat when present; the end of patience before, and with a node that fell silent."""
         if now < self.deadline or self.state is State.ENDED:
             return []
-        if self.state is not State.PRESENT:
+        if self.state is not State.PRESENT or now - self._heard > SILENCE_SECONDS:
             return self._end("the signaling node does not answer")
         return self._beat(now)
 

@@ -125,6 +125,14 @@ def test_silent_node_is_given_up_and_a_present_one_gets_beats() -> None:
     assert machine.rtt_seconds == pytest.approx(0.5)
 
 
+def test_node_that_falls_silent_is_given_up_after_two_beats_without_an_answer() -> None:
+    machine = present(now=100)
+    machine.receive(Left(C.peer_id), 119)  # whatever it says, it lives
+    assert told(machine.tick(120), Beat)
+    assert told(machine.tick(140), Beat)
+    assert machine.tick(160) == [rv.Ended("the signaling node does not answer")]
+
+
 def test_newcomer_is_admitted_gets_all_records_and_others_learn_of_it() -> None:
     machine = present()
     effects = machine.receive(Signaled(B.peer_id, encode(Petition(membership(B)))), 5)
