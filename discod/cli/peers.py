@@ -25,8 +25,8 @@ def list_(mesh: str | None) -> None:
     """All peers of my meshes."""
     home.config()
     found = home.started().get("/v1/peers" + home.query(mesh=mesh))
-    head = ("NAME", "ID", "STATE", "PATH", "RTT", "ROUND", "UP/DOWN", "VERSION")
-    output.emit("peers", found, lambda: output.columns(head, [_row(peer) for peer in found]))
+    head = ("NAME", "ID", "STATE", "PATH", "RTT", "ROUND", "UP/DOWN", "VERSION", "LAST ERROR")
+    output.emit("peers", found, lambda: output.columns(head, [[*_row(p), p["last_error"]] for p in found]))
 
 
 @peers.command()

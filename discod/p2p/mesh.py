@@ -251,12 +251,8 @@ class Mesh:
         return {peer: link_info(s.link) for peer, s in self._sessions.items() if s.link is not None and s.is_up}
 
     def errors(self) -> dict[bytes, str]:
-        """PeerId -> why it is not linked, in words."""
-        return {
-            peer: "; ".join(f"{path}: {why}" for path, why in sorted(session.errors.items()))
-            for peer, session in self._sessions.items()
-            if session.link is None and session.errors
-        }
+        """PeerId -> why it is not linked, or only by relay, in words."""
+        return {peer: session.trouble for peer, session in self._sessions.items() if session.trouble}
 
     def nodes(self, mesh: bytes) -> tuple[SignalingAt, ...]:
         """The signaling nodes of a mesh."""
@@ -325,11 +321,13 @@ class Mesh:
         await self.events.put(event)
 
     def _addresses(self, peer: bytes) -> list[str]:
+        """Where to dial it, but not where we are found ourselves: most homes have the same private addresses."""
         found: dict[str, None] = {}
         for presence in self._presences_of(peer):
-            local = any(at.is_loopback for at in presence.nodes)
-            entries = presence.members.addresses(peer, self._clock())
-            found |= dict.fromkeys(dialable(entries, loopback=local))
+            local, now = any(at.is_loopback for at in presence.nodes), self._clock()
+            theirs = dialable(presence.members.addresses(peer, now), loopback=local)
+            own = presence.members.addresses(self.identity.peer_id, now)
+            found |= dict.fromkeys(entry for entry in theirs if entry not in own)
         return list(found)
 
     def _presences_of(self, peer: bytes) -> list[Presence]:

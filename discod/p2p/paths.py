@@ -126,7 +126,11 @@ class Paths:
                 await session.news.wait()
 
     async def _dial(self, session: Session, addresses: list[str], nursery: trio.Nursery) -> bool:
-        if not addresses or self._settings.relay == "only":
+        if self._settings.relay == "only":
+            session.errors["direct"] = "this peer is set to be relayed only (network.relay)"
+            return False
+        if not addresses:
+            session.errors["direct"] = "it has told no address that can be dialled"
             return False
 
         async def attempt(address: str) -> Link:

@@ -77,6 +77,15 @@ class Session:
         return self.link is not None and self.link.path == "direct"
 
     @property
+    def trouble(self) -> str:
+        """Why there is no link, or no better one, in words; empty when there is nothing to say."""
+        errors = self.errors if self.link is None else self._of_better_paths(self.link)
+        return "; ".join(f"{path}: {why}" for path, why in sorted(errors.items()))
+
+    def _of_better_paths(self, link: Link) -> dict[str, str]:
+        return {path: why for path, why in self.errors.items() if PREFERENCE[path] < PREFERENCE[link.path]}
+
+    @property
     def news(self) -> trio.Event:
         """Set when a link comes or goes, or at `poke`; then there is another one."""
         return self._changed
@@ -125,7 +134,7 @@ class Session:
         """Run `link`, which has just become the one in use instead of `old`."""
         try:
             await self._take_over(old, link)
-            self.errors.clear()
+            self.errors = self._of_better_paths(link)
             self.poke()
             why = await link.run(self._outbox, self._receiver)
         finally:

@@ -157,10 +157,11 @@ def test_cut_link_never_reaches_the_daemon(discod: Type, daemon: FakeDaemon) -> 
 
 
 def test_peers_in_a_table_and_one_in_full(discod: Type, daemon: FakeDaemon) -> None:
-    daemon.answer("GET", "/v1/peers", [PEER])
+    daemon.answer("GET", "/v1/peers", [PEER, PEER | {"path": "relay", "last_error": "direct: does not answer"}])
     daemon.answer("GET", "/v1/peers/lab-b", PEER)
     table = discod("peers").out.splitlines()
-    assert table[0].split() == ["NAME", "ID", "STATE", "PATH", "RTT", "ROUND", "UP/DOWN", "VERSION"]
+    assert table[0].split() == ["NAME", "ID", "STATE", "PATH", "RTT", "ROUND", "UP/DOWN", "VERSION", "LAST", "ERROR"]
+    assert table[2].endswith("  direct: does not answer")
     assert table[1].split()[:7] == ["lab-b", "9DW3-XXXX", "linked", "direct", "12", "ms", "14"]
     assert "9DW3-FULL" in discod("peers", "show", "lab-b").out
 

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from discod.errors import BadInvite, SignalingUnreachable, TimedOut
-from discod.identity import Identity, Members, make_offer, make_revocation
+from discod.identity import Identity, Members, make_addresses, make_offer, make_revocation
 from discod.p2p.mesh import (
     BulkArrived,
     LinkDown,
@@ -192,6 +192,7 @@ async def test_pair_without_a_direct_path_is_relayed_and_the_node_sees_ciphertex
         await t.meet()
         assert {d.mesh.linked()[A.peer_id].path for d in (t.bert, t.carl)} == {"direct"}
         assert t.bert.mesh.linked()[C.peer_id].path == "relay"
+        assert t.bert.mesh.errors() == {C.peer_id: "direct: it has told no address that can be dialled"}
         marker = b"MARKER" * 1000
         buffer = bytearray(len(marker))
         t.carl.mesh.expect = lambda peer, header: memoryview(buffer)
@@ -202,6 +203,16 @@ async def test_pair_without_a_direct_path_is_relayed_and_the_node_sees_ciphertex
         carried = b"".join(t.village.node.carried)
         assert len(carried) > len(marker)
         assert b"MARKER" not in carried
+
+
+async def test_nobody_dials_an_address_of_its_own_that_another_has_too(autojump_clock: MockClock) -> None:
+    async with three() as t:
+        await t.meet()
+        own, theirs = (t.members.addresses(peer) for peer in (A.peer_id, C.peer_id))
+        both = make_addresses(C, t.members.mesh_id, own + theirs, seq=1 << 60, now=0)  # two homes that number alike
+        assert t.members.add(both)
+        assert t.anna.mesh._addresses(C.peer_id) == list(theirs)
+        assert t.anna.mesh._addresses(B.peer_id) == list(t.members.addresses(B.peer_id))
 
 
 async def test_relay_that_is_off_is_a_named_error(autojump_clock: MockClock) -> None:
@@ -218,6 +229,7 @@ async def test_never_relaying_peer_stays_unlinked_and_only_relaying_one_is_relay
     async with three(bert={"relay": "only"}, carl={"relay": "only"}) as t:
         await t.meet()
         assert {info.path for info in t.bert.mesh.linked().values()} == {"relay"}
+        assert t.bert.mesh.errors()[A.peer_id] == "direct: this peer is set to be relayed only (network.relay)"
     async with three(bert={"relay": "never", "listen": "off"}, carl={"listen": "off"}) as t:
         await t.bert.mesh.join(link(), "bert")
         await t.carl.mesh.join(link(), "carl")

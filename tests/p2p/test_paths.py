@@ -24,12 +24,14 @@ async def relayed(t: Three) -> None:
 async def test_direct_path_replaces_the_relay_without_a_loss(autojump_clock: MockClock) -> None:
     async with three() as t:
         await relayed(t)
+        assert t.anna.mesh.errors()[B.peer_id] == f"direct: 127.0.0.1:{t.bert.mesh.port}: connection refused"
         t.village.closed.clear()
         sent = 0
         while PathChanged(B.peer_id, "direct") not in t.anna.told:
             t.anna.mesh.send(B.peer_id, post(b"%d" % sent))
             sent += 1
             await trio.sleep(0.5)
+        assert B.peer_id not in t.anna.mesh.errors()
         await t.bert.until(lambda: sum(isinstance(e, Received) for e in t.bert.told) == sent)
         assert t.bert.heard == [post(b"%d" % n) for n in range(sent)]
         assert not any(isinstance(e, LinkDown) for e in t.anna.told + t.bert.told)
