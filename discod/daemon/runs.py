@@ -53,7 +53,7 @@ class Runs:
     async def accept(self, task: OfferedTask, alias: str) -> Run:
         """Take part in a task with a data set; the same again changes nothing.
 
-        Raises: BadData (no such data, or they do not fit), UsageError (accepted with other data).
+        Raises: BadData (no such data, or they do not fit), UsageError (other data), UserError (disk-full).
         """
         run = self._live.get(task.scope)
         if run is not None and run.ending != "failed":
@@ -62,6 +62,7 @@ class Runs:
             why = f"'{task.spec.name}' is being trained with '{run.alias}'"
             raise UsageError(why, f"--data {run.alias}", code="already-accepted")
         source = await self._sources.check(alias, task.spec)
+        self._tasks.keep(task)  # only now: what others offer fills nobody's disk
         store = self._around.store
         number = store.start_run(task.id, alias, time.time())
         store.accept_task(task.id, alias)

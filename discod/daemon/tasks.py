@@ -53,7 +53,6 @@ class Tasks:
             if (mesh, task.id) not in self._known:
                 self._known[mesh, task.id] = task
                 self._router.know(task.scope, members.trainers)
-                self._save(task)
                 by = members.name(task.publisher)
                 name = self._meshes.mesh_name(mesh)
                 self._events.add("task.published", mesh=name, task=task.spec.name, short=short_id(task.id), by=by)
@@ -68,7 +67,8 @@ class Tasks:
         scope = scope_of(offer.mesh, spec.id)
         return OfferedTask(spec.id, offer.mesh, scope, spec, peer_id(offer.publisher), offer.time)
 
-    def _save(self, task: OfferedTask) -> None:
+    def keep(self, task: OfferedTask) -> None:
+        """Put a task into the store, for the runs that refer to it.  Raises: UserError (disk-full)."""
         if self._store.task(task.id) is None:
             row = TaskRow(
                 task.id, task.mesh, task.spec.name, encode_task(task.spec), False, None, "offered", time.time()

@@ -7,7 +7,8 @@ import trio
 
 from discod.daemon.desk import LINKS_SECONDS
 from discod.errors import AlreadyRunning, Exit, UserError
-from discod.store import home_lock
+from discod.store import Store, home_lock
+from discod.store.files import disk_full
 from tests.daemon.conftest import Home, in_thread, signaling_node, task_toml
 
 MakeHome = Callable[[str], Home]
@@ -110,6 +111,25 @@ async def test_bad_requests_have_names(home: MakeHome, signaling: str) -> None:
         assert published["accepted_by"] == []
         assert (await fails(a, "/v1/tasks", {"toml": task_toml(rounds=9)})).code == "name-taken"
         assert (await fails(a, "/v1/tasks/digits/accept", {"data": "none"})).code == "unknown-data"
+
+
+async def test_a_full_disk_refuses_an_acceptance_but_no_offer(
+    home: MakeHome, signaling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: Store, row: object) -> None:
+        raise disk_full(store.database.path)
+
+    a = home("a")
+    a.add_data("scans", "digits:0-3")
+    async with a.up():
+        await a.post("/v1/meshes", {"name": "m", "signaling": signaling})
+        with monkeypatch.context() as disk:
+            disk.setattr(Store, "save_task", full)
+            await a.post("/v1/tasks", {"toml": task_toml()})
+            assert (await fails(a, "/v1/tasks/digits/accept", {"data": "scans"})).code == "disk-full"
+            assert await a.get("/v1/runs") == []
+        run = await a.post("/v1/tasks/digits/accept", {"data": "scans"})
+        assert (await a.wait_for("run.finished", "run.failed", since=run["since"]))["type"] == "run.finished"
 
 
 async def test_an_accepted_task_trains_to_the_end_and_leaves_a_model(home: MakeHome, signaling: str) -> None:
