@@ -10,6 +10,7 @@ Cancellation in the middle of a push leaves nothing, or what the transaction kep
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -17,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+import structlog
 import trio
 
 from discod.errors import BadData, Broken, PeerError, Refused
@@ -51,6 +53,7 @@ from signaling.buffer import Buffer, Contribution, Effect, NotTaken
 from signaling.states import Arrived, NoRoom, Place, States, Version
 
 LOOK_SECONDS, FORGET_SECONDS = 0.05, 60.0  # at least and at most between two looks at the clock
+log = structlog.get_logger()
 in_thread = trio.to_thread.run_sync
 asked = decoder(ToBuffer | Beat)
 
@@ -84,7 +87,16 @@ class Depot:
         self.arriving = 0  # bytes of updates that are being received
         self.moved = limits.PerMinute(limits.MOVED_BYTES_PER_MINUTE)
         self.asked = limits.PerMinute(limits.VISIT_MESSAGES_PER_MINUTE)
-        self.refused: dict[str, int] = {}  # pushes, by code
+        self.refused: Counter[str] = Counter()  # pushes, by code
+        self.denied: Counter[str] = Counter()  # visits, by code
+        self.kept = self.versions = 0  # pushes kept, versions made
+        self.going_away = False
+
+    def go_away(self) -> None:
+        """The node goes down: nobody is made to wait for a version any more."""
+        self.going_away = True
+        for hosted in self._hosted.values():
+            hosted.changed.set()
 
     def close(self) -> None:
         """Close the file; what was acknowledged is in it."""
@@ -132,6 +144,8 @@ class Depot:
                 raise
             if made is not None:
                 hosted.version = made
+                self.versions += 1
+                log.info("version.made", version=made.number, updates=len(made.contributors))
                 hosted.changed.set()
                 hosted.changed = trio.Event()
             self._wake()
@@ -187,6 +201,7 @@ class Visit:
         self._hosted: Hosted | None = None
         self._key = self._peer = b""
         self._offer: Offer | None = None
+        self.busy = False  # a push was welcome and is not yet answered
 
     async def run(self, first: Show | Enter) -> None:
         """Until the peer leaves or breaks a rule.  Raises: Broken."""
@@ -224,7 +239,10 @@ class Visit:
             case Offer():
                 return await self._offered(self._hosted, message)
             case Push():
-                return await self._push(self._hosted, message)
+                try:
+                    return await self._push(self._hosted, message)
+                finally:
+                    self.busy = False
             case Pull():
                 return await self._pull(self._hosted, message)
 
@@ -240,16 +258,20 @@ class Visit:
             place, task = await self._admitted(enter)
             hosted = await self._depot.open(place, task)
         except NoRoom:
-            return await self._say(Denied("no-room", "the node has no room for another buffer", b""))
+            return await self._deny("no-room", "the node has no room for another buffer")
         except Denial as denial:
-            return await self._say(Denied(denial.code, denial.why, b""))
+            return await self._deny(denial.code, denial.why)
         except PeerError as error:
-            return await self._say(Denied("not-a-member", error.why[:300], b""))
+            return await self._deny("not-a-member", error.why[:300])
         self._key, self._peer, self._hosted = enter.key, peer_id(enter.key), hosted
         hosted.visitors[self._peer] = self
         hosted.buffer.enter(self._peer)
         version = hosted.version
         return await self._say(Entered(version.number, version.state, hosted.buffer.last.get(self._peer, 0)))
+
+    async def _deny(self, code: str, why: str) -> None:
+        self._depot.denied[code] += 1
+        await self._say(Denied(code, why, b""))
 
     async def _admitted(self, enter: Enter) -> tuple[Place, HostedTask]:
         """Raises: Denial, PeerError, NoRoom."""
@@ -281,7 +303,7 @@ class Visit:
             return await self._refuse(hosted, offer.seq, "busy", "too many updates are arriving")
         if not depot.moved.take(self._peer, size, depot.clock()):
             return await self._refuse(hosted, offer.seq, "quota", "too many bytes in a minute")
-        self._offer = offer
+        self._offer, self.busy = offer, True
         return await self._say(Bring(offer.seq))
 
     async def _push(self, hosted: Hosted, push: Push) -> None:
@@ -306,6 +328,7 @@ class Visit:
             return await self._refuse(hosted, push.seq, error.code, error.why, error.counted)
         except NoRoom:
             return await self._refuse(hosted, push.seq, "no-room", "the disk of the node is full")
+        self._depot.kept += 1
         return await self._say(Pushed(push.seq, "", "", hosted.version.number, 0, len(hosted.buffer.slots)))
 
     async def _pieces(self, size: int) -> bytearray:
@@ -323,14 +346,13 @@ class Visit:
         return vector
 
     async def _refuse(self, hosted: Hosted, seq: int, code: str, why: str, counted: int = 0) -> None:
-        refused = self._depot.refused
-        refused[code] = refused.get(code, 0) + 1
+        self._depot.refused[code] += 1
         waiting = len(hosted.buffer.slots)
         await self._say(Pushed(seq, code, why[:300], hosted.version.number, counted, waiting))
 
     async def _pull(self, hosted: Hosted, pull: Pull) -> None:
         with trio.move_on_after(WAIT_SECONDS if pull.wait else 0):
-            while hosted.version.number == pull.version:
+            while hosted.version.number == pull.version and not self._depot.going_away:
                 await hosted.changed.wait()
         version, place = hosted.version, hosted.place
         if version.number <= pull.version:

@@ -28,6 +28,11 @@ class Outgoing:
         self.why = ""  # why it was closed, for the guest
         self._changed = trio.Event()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the writer has taken all."""
+        return not self._messages
+
     def put(self, message: bytes) -> bool:
         """Queue a message; False when the guest does not read."""
         if self._bytes + len(message) > self._most:

@@ -1,87 +1,50 @@
-"""The node's shell: one port for WebSocket at /v1 and for /healthz; one task to a connection, one machine for all.
+"""The node's shell: one port for WebSocket at /v1, /healthz and /metrics; a task to a connection, one machine for all.
 
 The head of the first request is read before anything decides what it is; what was read is put back in front of the
-stream. TLS is the node's own self-signed certificate: daemons check its key by the signature in Hello, not this.
+stream. The log tells of addresses at level debug only.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import ssl
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 
+import structlog
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_server_stream
+from trio_websocket import ConnectionClosed, HandshakeError, wrap_server_stream
 
-from discod.errors import Broken, PeerError, Refused, UserError
-from discod.identity import Identity
+from discod.errors import Broken, PeerError, Refused
+from discod.identity import peer_id
 from discod.wire.codec import MAX_SIGNALING_BYTES, decode, decoder, encode
 from discod.wire.federated import Enter, Show
-from discod.wire.signaling import Denied, ToNode
+from discod.wire.signaling import Denied, Join, ToNode
 from signaling import limits
+from signaling.connection import TLS_HELLO, Connection, GoingAway, Opening, Prefixed, read_head
 from signaling.depot import Depot, Visit
+from signaling.heads import (
+    MAX_HEAD_BYTES,
+    NOT_FOUND,
+    OK,
+    PROMETHEUS,
+    TOO_LARGE,
+    Head,
+    answer,
+    answer_json,
+    parse_head,
+)
 from signaling.limits import Gate, Limits, source
 from signaling.lobby import Close, Effect, Lobby, Splice, Tell
-from signaling.relay import Carrier, Outgoing
+from signaling.relay import Carrier
+from signaling.tally import Tally, exposition
 
 GONE = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
-MAX_HEAD_BYTES = 8192
-TLS_HELLO = b"\x16\x03"  # somebody speaks TLS to a node without: closed at once, so that they can try plainly
 CLOSE_SECONDS = 2.0
 SEND_SECONDS = 30.0
+QUIET_SECONDS = 2.0  # a relay without a byte for so long has nothing under way
+GOING_AWAY = Denied("going-away", "this node is going down: call another one, or this one later", b"")
 said = decoder(ToNode | Show | Enter)
-OK, NOT_FOUND, TOO_LARGE = "200 OK", "404 Not Found", "431 Request Header Fields Too Large"
-
-
-class Prefixed(trio.abc.Stream):
-    """A stream in front of which bytes that were read too early are put back."""
-
-    def __init__(self, head: bytes, stream: trio.abc.Stream) -> None:
-        self._head, self._stream = head, stream
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._head:
-            size = max_bytes or len(self._head)
-            head, self._head = self._head[:size], self._head[size:]
-            await trio.lowlevel.checkpoint()
-            return head
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class Connection:
-    """One guest's WebSocket with its queue; `other` is the far end once it is spliced."""
-
-    def __init__(self, socket: WebSocketConnection, scope: trio.CancelScope, queued_bytes: int) -> None:
-        self.socket, self.scope = socket, scope
-        self.outgoing = Outgoing(queued_bytes)
-        self.other: int | None = None
-
-
-class Opening:
-    """The handshakes of a connection, which have one deadline."""
-
-    def __init__(self, gate: Gate, address: str, patience: trio.CancelScope) -> None:
-        self._gate, self._address, self._patience = gate, address, patience
-
-    def over(self) -> None:
-        """They are done, or it left before."""
-        if self._address:
-            self._gate.opened(self._address)
-            self._address, self._patience.deadline = "", math.inf
+log = structlog.get_logger()
 
 
 class Server:
@@ -93,6 +56,9 @@ class Server:
         self._count = 0
         self._gate = Gate(lobby.limits)
         self._carrier = Carrier(lobby.limits)
+        self._left = trio.Event()
+        self.draining = False
+        self.tally = Tally()
 
     def set_limits(self, settable: Limits) -> None:
         """From now on; nobody who is here is sent away."""
@@ -119,44 +85,118 @@ class Server:
             self._gate.forget_old(self._clock())
             self._carrier.turns.forget_old(trio.current_time())
 
-    async def serve(self, stream: trio.abc.Stream, address: str) -> None:
-        """Serve one connection to its end; never raises for what the other side does."""
-        if not self._gate.enter(source(address), self._clock()):
-            return await trio.aclose_forcefully(stream)
+    async def drain(self, seconds: float) -> int:
+        """Send everybody away, who has something under way after that; how many were cut at the deadline."""
+        self.draining = True
+        if self._depot is not None:
+            self._depot.go_away()
+        for guest, connection in list(self._connections.items()):
+            self._send_away(guest, connection)
+        with trio.move_on_after(seconds):
+            while self._connections:
+                self._end_quiet_relays()
+                with trio.move_on_after(QUIET_SECONDS / 4):
+                    await self._left.wait()
+        cut = list(self._connections.values())
+        for connection in cut:
+            connection.scope.cancel()
+        return len(cut)
+
+    def _send_away(self, guest: int, connection: Connection) -> None:
+        if connection.visit is not None:
+            if not connection.visit.busy:
+                connection.waiting.cancel()
+        elif connection.other is None:
+            self._tell(guest, GOING_AWAY)
+            connection.outgoing.close()
+
+    def _end_quiet_relays(self) -> None:
+        then = trio.current_time() - QUIET_SECONDS
+        for connection in self._connections.values():
+            far = self._connections.get(connection.other) if connection.other is not None else None
+            ends = [connection] if far is None else [connection, far]
+            if connection.other is not None and all(end.moved <= then and end.outgoing.is_empty for end in ends):
+                connection.outgoing.close(GOING_AWAY.why)
+
+    def metrics(self) -> str:
+        """What /metrics answers."""
+        lobby, gate, relayed = self._lobby.counts(), self._gate, [c for c in self._connections.values() if c.other]
+        gauges = {
+            "sessions": len(self._connections),
+            "connections": gate.here,
+            "rooms": lobby["rooms"],
+            "peers": lobby["peers"],
+            "relays": len(relayed) // 2,
+            "draining": int(self.draining),
+        }
+        depot = self._depot
+        if depot is None:
+            return exposition(self.tally.families(gauges, {"turned_away": gate.turned_away}, {}))
+        hosted = depot.counts()
+        gauges |= {"buffers": hosted["buffers"], "buffer_visitors": hosted["visitors"]}
+        gauges["buffer_waiting_updates"] = hosted["waiting_updates"]
+        totals = {"turned_away": gate.turned_away, "buffer_versions": depot.versions}
+        pushes = {"kept": depot.kept, **depot.refused}
+        return exposition(self.tally.families(gauges, totals, pushes, depot.denied))
+
+    async def serve(self, stream: trio.abc.Stream, address: str, *, is_proxy: bool = False) -> None:
+        """Serve one connection to its end; never raises for what the other side does.
+
+        What comes from a proxy counts for the address that the proxy says it is from.
+        """
         try:
-            with trio.move_on_after(self._lobby.limits.opening_seconds) as patience:
-                opening = Opening(self._gate, source(address), patience)
+            if is_proxy:
+                stream, address = await self._behind_proxy(stream, address)
+            if self._gate.enter(source(address), self._clock()):
                 try:
-                    await self._answer(stream, address, opening)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass
+                    await self._open(stream, address)
                 finally:
-                    opening.over()
+                    self._gate.leave()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left
         finally:
-            self._gate.leave()
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
                 await trio.aclose_forcefully(stream)
 
+    async def _behind_proxy(self, stream: trio.abc.Stream, address: str) -> tuple[trio.abc.Stream, str]:
+        head = b""
+        with trio.move_on_after(self._lobby.limits.opening_seconds):
+            head = await read_head(stream)
+        return Prefixed(head, stream), parse_head(head).forwarded or address
+
+    async def _open(self, stream: trio.abc.Stream, address: str) -> None:
+        log.debug("guest.connected", address=address)
+        with trio.move_on_after(self._lobby.limits.opening_seconds) as patience:
+            opening = Opening(self._gate, source(address), patience)
+            try:
+                await self._answer(stream, address, opening)
+            finally:
+                opening.over()
+
     async def _answer(self, stream: trio.abc.Stream, address: str, opening: Opening) -> None:
         """Raises: BrokenResourceError or ClosedResourceError, when it left."""
-        head = await _read_head(stream)
-        request = head.split(b"\r\n", 1)[0].split(b" ")
-        path = request[1].split(b"?")[0] if len(request) == 3 else b""
-        if path == b"/v1" and b"upgrade: websocket" in head.lower():
-            await self._websocket(Prefixed(head, stream), address, opening)
-        elif path == b"/healthz":
-            hosted = self._depot.counts() if self._depot is not None else {}
-            await stream.send_all(_http(OK, {"ok": True, **self._lobby.counts(), **hosted}))
-        elif head and not head.startswith(TLS_HELLO):
-            status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
-            await stream.send_all(_http(status, {"ok": False, "error": "speak WebSocket at /v1, or GET /healthz"}))
+        started = trio.current_time()
+        head = await read_head(stream)
+        match parse_head(head):
+            case Head(path=b"/v1", websocket=True):
+                await self._websocket(Prefixed(head, stream), address, opening, started)
+            case Head(path=b"/healthz"):
+                hosted = self._depot.counts() if self._depot is not None else {}
+                await stream.send_all(answer_json(OK, {"ok": True, **self._lobby.counts(), **hosted}))
+            case Head(path=b"/metrics"):
+                await stream.send_all(answer(OK, self.metrics(), PROMETHEUS))
+            case _ if head and not head.startswith(TLS_HELLO):
+                status = TOO_LARGE if len(head) > MAX_HEAD_BYTES else NOT_FOUND
+                why = "speak WebSocket at /v1, or GET /healthz or /metrics"
+                await stream.send_all(answer_json(status, {"ok": False, "error": why}))
 
-    async def _websocket(self, stream: trio.abc.Stream, address: str, opening: Opening) -> None:
+    async def _websocket(self, stream: trio.abc.Stream, address: str, opening: Opening, started: float) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 request = await wrap_server_stream(nursery, stream, max_message_size=MAX_SIGNALING_BYTES)
                 websocket = await request.accept()
                 opening.over()
+                self.tally.handshake(trio.current_time() - started)
                 queued_bytes = self._lobby.limits.queued_bytes
                 await self._guest(Connection(websocket, nursery.cancel_scope, queued_bytes), address)
                 nursery.cancel_scope.cancel()
@@ -171,6 +211,8 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, connection, nursery.cancel_scope)
                 self._perform(self._lobby.connect(guest, address, self._clock()))
+                if self.draining:
+                    self._send_away(guest, connection)
                 await self._read(guest, connection)
                 connection.outgoing.close()
                 nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
@@ -182,11 +224,17 @@ class Server:
         if connection.other is not None and (other := self._connections.get(connection.other)) is not None:
             other.outgoing.close()
             other.other = None
-        self._perform(self._lobby.lost(guest))
+        effects = self._lobby.lost(guest)
+        if not self.draining:  # else everybody leaves
+            self._perform(effects)
+        if connection.peer:
+            log.info("peer.left", peer=connection.peer)
+        self._left.set()
+        self._left = trio.Event()
 
     async def _read(self, guest: int, connection: Connection) -> None:
         """Until the guest leaves, breaks a rule, or is closed by the machine."""
-        while guest in self._connections:
+        while guest in self._connections and not (self.draining and connection.other is None):
             try:
                 data = await connection.socket.get_message()
             except GONE:
@@ -207,8 +255,13 @@ class Server:
             message = decode(said, data, MAX_SIGNALING_BYTES)
             if isinstance(message, Show | Enter):
                 await self._visit(guest, connection, message)
+            elif isinstance(message, Join):
+                self._join(guest, connection, message)
             else:
                 self._perform(self._lobby.receive(guest, message, self._clock()))
+        except GoingAway:
+            self._tell(guest, GOING_AWAY)
+            return False
         except PeerError as error:
             broken = isinstance(error, Broken)
             self._tell(guest, Denied("broken" if broken else "refused", error.why[:300], b""))
@@ -217,6 +270,18 @@ class Server:
             return False
         return True
 
+    def _join(self, guest: int, connection: Connection, join: Join) -> None:
+        """Raises: PeerError."""
+        try:
+            effects = self._lobby.receive(guest, join, self._clock())
+        except PeerError as error:
+            self.tally.joins["broken" if isinstance(error, Broken) else "refused"] += 1
+            raise
+        if self.tally.join(guest, effects):
+            connection.peer = peer_id(join.key).hex()[:8]
+            log.info("peer.joined", peer=connection.peer, mesh=join.mesh.hex()[:8])
+        self._perform(effects)
+
     async def _visit(self, guest: int, connection: Connection, first: Show | Enter) -> None:
         """A guest at a federated buffer, until it leaves.  Raises: PeerError, or one of GONE."""
         if self._depot is None:
@@ -224,7 +289,12 @@ class Server:
         nonce, host = self._lobby.visit(guest, self._clock())
 
         async def receive() -> bytes:
-            data = await connection.socket.get_message()
+            with trio.CancelScope() as connection.waiting:
+                if self.draining and not visit.busy:
+                    connection.waiting.cancel()
+                data = await connection.socket.get_message()
+            if connection.waiting.cancelled_caught:
+                raise GoingAway(None, GOING_AWAY.why)
             self._lobby.heard(guest, self._clock())
             return data.encode() if isinstance(data, str) else bytes(data)
 
@@ -233,17 +303,21 @@ class Server:
                 raise Broken(None, "it does not read")
             self._lobby.heard(guest, self._clock())
 
-        await Visit(self._depot, nonce, host, receive, send).run(first)
+        connection.visit = visit = Visit(self._depot, nonce, host, receive, send)
+        await visit.run(first)
 
     async def _pass_on(self, guest: int, connection: Connection, other: int, data: bytes) -> bool:
         far = self._connections.get(other)
         if far is None:
             return False
+        connection.moved = trio.current_time()
         if (refusal := self._lobby.carry(guest, len(data), self._clock())) is not None:
+            self.tally.refusals[refusal.code] += 1
             connection.outgoing.close(refusal.why)
             far.outgoing.close(refusal.why)
             return False
         await self._carrier.turn(*self._lobby.seat(guest), len(data))
+        self.tally.relayed_bytes += len(data)
         return await far.outgoing.put_relayed(data)
 
     async def _write(self, connection: Connection, scope: trio.CancelScope) -> None:
@@ -253,7 +327,8 @@ class Server:
                 with trio.fail_after(SEND_SECONDS):
                     await connection.socket.send_message(message)
             with trio.move_on_after(CLOSE_SECONDS):
-                await connection.socket.aclose(1008 if connection.outgoing.why else 1000, connection.outgoing.why)
+                code = 1001 if self.draining else 1008 if connection.outgoing.why else 1000
+                await connection.socket.aclose(code, connection.outgoing.why)
         except (*GONE, trio.TooSlowError):
             pass  # it is gone, or does not read
         scope.cancel()
@@ -277,87 +352,10 @@ class Server:
         near.other, far.other = other, one
 
     def _tell(self, guest: int, message: object) -> None:
+        if isinstance(message, Denied):
+            self.tally.refusals[message.code] += 1
+            log.debug("guest.refused", code=message.code, why=message.why)
         connection = self._connections.get(guest)
         if connection is not None and not connection.outgoing.put(encode(message)):  # type: ignore[arg-type]
+            self.tally.queue_drops += 1
             connection.scope.cancel()  # it does not read
-
-
-async def _read_head(stream: trio.abc.Stream) -> bytes:
-    head = b""
-    while b"\r\n\r\n" not in head and len(head) <= MAX_HEAD_BYTES and not head.startswith(TLS_HELLO):
-        data = await stream.receive_some(MAX_HEAD_BYTES)
-        if not data:
-            return b""
-        head += data
-    return head
-
-
-def _http(status: str, body: dict[str, object]) -> bytes:
-    data = json.dumps(body).encode() + b"\n"
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n"
-    )
-    return head.encode() + b"\r\n" + data
-
-
-def node_key(directory: Path) -> Identity:
-    """The node's key in its state directory, made at the first start (0600).  Raises: UserError."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = directory / "signaling.key"
-    return Identity.load(path) if path.exists() else Identity.create(path)
-
-
-def node_context(identity: Identity, directory: Path) -> ssl.SSLContext:
-    """TLS with the node's own certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with identity.pair_file(directory) as path:
-        context.load_cert_chain(path)
-    return context
-
-
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Raises: UserError when the address is taken or not ours."""
-    try:
-        return await trio.open_tcp_listeners(port, host=host or None)
-    except OSError as error:
-        raise _cannot_listen(host, port, error) from None
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
-    where = f"{host or '*'}:{port}"
-    if error.errno in (98, 48) or (isinstance(error, PermissionError) and port >= 1024):
-        hint = "stop what uses it, or choose another: discod signaling serve --listen :0 takes a free one"
-        return UserError(f"{where} is in use by another program", hint, code="port-taken")
-    why = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
-    return UserError(f"cannot listen on {where}: {why}", "give an address of this machine", code="cannot-listen")
-
-
-async def run_node(
-    lobby: Lobby,
-    listeners: list[trio.SocketListener],
-    context: ssl.SSLContext | None,
-    depot: Depot | None = None,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve until cancelled."""
-    server = Server(lobby, depot)
-
-    async def accept(stream: trio.SocketStream) -> None:
-        try:
-            address = str(stream.socket.getpeername()[0])
-        except OSError:
-            return await trio.aclose_forcefully(stream)  # it has left already
-        wrapped: trio.abc.Stream = stream
-        if context is not None:
-            wrapped = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        return await server.serve(wrapped, address)
-
-    handler: Callable[[trio.SocketStream], Awaitable[None]] = accept
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.watch)
-        if depot is not None:
-            nursery.start_soon(depot.watch)
-        nursery.start_soon(partial(trio.serve_listeners, handler, listeners))
-        task_status.started()

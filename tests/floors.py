@@ -68,7 +68,20 @@ ROOMS = (
             "discod.train.worker_process",
         ),
     ),
-    Room(4, "signaling shell", ("signaling.depot", "signaling.relay", "signaling.server", "signaling.states")),
+    Room(
+        4,
+        "signaling shell",
+        (
+            "signaling.certificates",
+            "signaling.connection",
+            "signaling.depot",
+            "signaling.node",
+            "signaling.process",
+            "signaling.relay",
+            "signaling.server",
+            "signaling.states",
+        ),
+    ),
     Room(
         3,
         "p2p",
@@ -124,11 +137,13 @@ ROOMS = (
         "signaling",
         (
             "signaling.buffer",
+            "signaling.heads",
             "signaling.limits",
             "signaling.lobby",
             "signaling.mean",
             "signaling.seats",
             "signaling.shown",
+            "signaling.tally",
             "signaling.turns",
         ),
         pure=True,
@@ -136,6 +151,7 @@ ROOMS = (
     Room(2, "identity", ("discod.identity.*",)),
     Room(2, "ring", ("discod.masks", "discod.ring", "discod.shamir"), pure=True),
     Room(1, "wire", ("discod.wire.*",), pure=True),
+    Room(1, "logs", ("discod.logs",)),
     Room(1, "privacy", ("discod.privacy.*",), pure=True),
     Room(0, "ground", ("discod", "discod.errors", "discod.p2p", "discod.train", "signaling"), pure=True),
 )

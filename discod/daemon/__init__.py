@@ -21,7 +21,8 @@ def serve(paths: Paths, config: Config) -> None:
     Raises:
         UserError: the home is locked or cannot be used, or the daemon cannot listen where it should.
     """
-    from discod.daemon import logs, switches
+    from discod import logs
+    from discod.daemon import switches
     from discod.daemon.daemon import run_home
     from discod.daemon.schemes import make_exchange
 

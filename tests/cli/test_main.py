@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -98,3 +99,15 @@ def test_output_shapes() -> None:
     assert output.sparkline([0, 0.5, 1, 2]) == "▁▅██"
     assert output.plural(1, "peer") == "1 peer"
     assert output.plural(2431, "row") == "2 431 rows"
+
+
+def test_discod_signaling_is_discod_signaling_the_program() -> None:
+    root = Path(__file__).parents[2]
+
+    def said(words: list[str]) -> str:
+        done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, cwd=root)
+        return done.stdout + done.stderr + str(done.returncode)
+
+    for words in (["--help"], ["serve", "--help"], ["serve", "--tls", "a", "--json"], ["serve", "--limit", "x"]):
+        mine, theirs = said(["discod", "signaling", *words]), said(["signaling", *words])
+        assert mine.replace("discod signaling", "signaling") == theirs.replace("python -m signaling", "signaling")

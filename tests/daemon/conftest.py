@@ -31,7 +31,7 @@ from discod.train.taskfile import dump_task
 from discod.train.templates import builtin_task
 from discod.train.vector import Vector
 from signaling.lobby import Lobby
-from signaling.server import open_listeners, run_node
+from signaling.node import open_listeners, run_node
 
 ENGINE = Engine("stand-in", "CPU", 1000)
 NETWORK = Network(listen="127.0.0.1:0")

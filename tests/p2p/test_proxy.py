@@ -24,7 +24,7 @@ from discod.p2p.websocket import SignalingAt, ask_signaling, call
 from discod.wire.codec import PROTOCOL_VERSION, decode, encode
 from discod.wire.signaling import Hello, Knock, from_node
 from signaling.lobby import Lobby
-from signaling.server import node_context, open_listeners, run_node
+from signaling.node import node_context, open_listeners, run_node
 from tests.p2p.pairs import identity
 
 NODE, OTHER = identity(200), identity(201)

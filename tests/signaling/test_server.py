@@ -24,8 +24,8 @@ from discod.wire.links import BulkHeader
 from discod.wire.signaling import Denied, Hello, Knock, from_node
 from signaling.limits import DEFAULTS, Limits
 from signaling.lobby import Lobby
+from signaling.node import node_context, node_key, open_listeners, run_node
 from signaling.relay import Outgoing
-from signaling.server import node_context, node_key, open_listeners, run_node
 
 NODE = Identity.from_seed(b"N" * 32)
 

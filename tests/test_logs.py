@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from discod.daemon.logs import set_up
+from discod.logs import set_up
 
 
 @pytest.fixture(autouse=True)
