@@ -31,8 +31,8 @@ VISIT_MESSAGES_PER_MINUTE = 3000  # of one visit to a federated buffer
 MAX_SHOWN_BYTES = 4 << 20  # records in one visit
 PIECE_SECONDS = 30.0  # between two pieces of a vector
 MINUTE = 60.0
-BURST_SECONDS = 10.0  # of messages that may come at once
-RECORDS_PER_MESSAGE = 4  # a message counts once more for each so many records in it: their signatures are what costs
+BEHIND_SECONDS = 30.0  # who is faster than its rate for so long is refused; before that its messages wait
+CONNECTION_SLACK_SECONDS, ADDRESS_SLACK_SECONDS = 1.0, 0.1  # of messages that need not wait
 
 Amount = Annotated[int, Meta(ge=1, le=1 << 40)]
 
@@ -42,12 +42,12 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     connections: Amount = 4096  # of all
     connections_per_address: Amount = 128
-    opening_per_address: Amount = 32  # that have not finished the TLS and WebSocket handshakes
+    opening_per_address: Amount = 16  # that have not finished the TLS and WebSocket handshakes
     opened_per_minute: Amount = 600  # from one address
     opening_seconds: Amount = 10  # for both handshakes
     joins_per_minute: Amount = 240  # from one address
-    messages_per_second: Amount = 50  # on one connection
-    address_messages_per_second: Amount = 500  # on all connections of one address
+    messages_per_second: Amount = 100  # on one connection; each record in one counts too: signatures are what costs
+    address_messages_per_second: Amount = 1000  # on all connections of one address
     queued_bytes: Amount = 4 << 20  # towards one connection; more means that it does not read
     relays_per_peer: Amount = 64
     relay_bytes_per_minute: Amount = 50_000_000  # of one peer; beyond, its relays are closed
@@ -115,23 +115,27 @@ class PerMinute:
 
 
 class PerSecond:
-    """Amounts by key at a steady `rate`, of which BURST_SECONDS' worth may come at once."""
+    """Amounts by key at a steady `rate`: what comes faster waits, so that no burst holds up everybody else."""
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self._full: dict[object, float] = {}  # when all that was taken will have been given back
+    def __init__(self, rate: int, slack_seconds: float) -> None:
+        self.rate, self._slack = rate, slack_seconds
+        self._due: dict[object, float] = {}  # when all that was taken is within the rate
+        self._since: dict[object, float] = {}  # since when it has had to wait, each time
 
-    def take(self, key: object, amount: int, now: float) -> bool:
-        """Count `amount` for `key`; False, and nothing counted, when that is too fast."""
-        full = max(min(self._full.get(key, now), now + BURST_SECONDS), now) + amount / self.rate
-        if full > now + BURST_SECONDS:
-            return False
-        self._full[key] = full
-        return True
+    def wait(self, key: object, amount: int, now: float) -> float | None:
+        """Count `amount` for `key`: the seconds it has to wait; None for who has been too fast for BEHIND_SECONDS."""
+        due = max(self._due.get(key, now), now)
+        if (wait := due - now - self._slack) <= 0:
+            self._since.pop(key, None)
+        elif now - self._since.setdefault(key, now) > BEHIND_SECONDS:
+            return None
+        self._due[key] = due + amount / self.rate
+        return max(0.0, wait)
 
     def forget_old(self, now: float) -> None:
-        """Drop what has been given back."""
-        self._full = {key: full for key, full in self._full.items() if full > now}
+        """Drop what is within the rate again."""
+        self._due = {key: due for key, due in self._due.items() if due > now}
+        self._since = {key: since for key, since in self._since.items() if key in self._due}
 
 
 class Gate:

@@ -125,8 +125,10 @@ class Lobby:
         self._invites: dict[bytes, bytes] = {}  # invite key -> mesh
         self._seats = Seats(fresh, settable)
         self._joins = limits.PerMinute(settable.joins_per_minute)
-        self._messages = limits.PerSecond(settable.messages_per_second)  # by guest
-        self._all_messages = limits.PerSecond(settable.address_messages_per_second)  # by source address
+        self._messages = limits.PerSecond(settable.messages_per_second, limits.CONNECTION_SLACK_SECONDS)  # by guest
+        self._all_messages = limits.PerSecond(
+            settable.address_messages_per_second, limits.ADDRESS_SLACK_SECONDS
+        )  # by source address
 
     def set_limits(self, settable: Limits) -> None:
         """From now on; nobody who is here is sent away."""
@@ -158,14 +160,16 @@ class Lobby:
         self._from[source(address)] += 1
         return []
 
-    def heed(self, guest: int, now: float, messages: int = 1) -> Denied | None:
-        """Count what a guest says, before it is looked at; a refusal when that is too much."""
-        known = self._guests.get(guest)
-        if known is None or (
-            self._messages.take(guest, messages, now) and self._all_messages.take(source(known.address), messages, now)
-        ):
-            return None
-        return TOO_MANY_MESSAGES
+    def heed(self, guest: int, message: ToNode, now: float) -> float | Denied:
+        """Count a message before it costs anything: the seconds it has to wait, or a refusal."""
+        if (known := self._guests.get(guest)) is None:
+            return 0.0
+        units = 1 + (len(message.records) if isinstance(message, Join | Publish) else 0)
+        waits = (
+            self._messages.wait(guest, units, now),
+            self._all_messages.wait(source(known.address), units, now),
+        )
+        return TOO_MANY_MESSAGES if None in waits else max(filter(None, waits), default=0.0)
 
     def receive(self, guest: int, message: ToNode, now: float) -> list[Effect]:
         """Raises: Refused or Broken; nothing has changed then."""
@@ -256,7 +260,7 @@ class Lobby:
             raise Refused(None, "join a mesh first")
         match message:
             case Publish(records=records):
-                return self._publish(guest, known, records, now)
+                return self._publish(known, records)
             case Signal(to=to, body=body):
                 return self._pass(guest, known, to, Signaled(known.peer, body))
             case Relay(to=to):
@@ -278,8 +282,6 @@ class Lobby:
     def _join(self, guest: int, known: _Guest, join: Join, now: float) -> list[Effect]:
         if not self._joins.take(source(known.address), 1, now):
             return [Tell(guest, self._too_many_joins)]
-        if self.heed(guest, now, len(join.records) // limits.RECORDS_PER_MESSAGE) is not None:
-            return [*self.lost(guest), Close(guest, TOO_MANY_MESSAGES)]
         statement = join_statement(known.nonce, known.host, join.mesh, join.time)
         if not verify(join.key, JOIN_LABEL, statement, join.signature):
             raise Broken(None, "a Join with a bad signature")
@@ -319,9 +321,7 @@ class Lobby:
             self._invites = {key: each for key, each in self._invites.items() if each != oldest}
         return self._rooms.setdefault(mesh, _Meeting())
 
-    def _publish(self, guest: int, known: _Guest, records: tuple[bytes, ...], now: float) -> list[Effect]:
-        if self.heed(guest, now, len(records) // limits.RECORDS_PER_MESSAGE) is not None:
-            return [*self.lost(guest), Close(guest, TOO_MANY_MESSAGES)]
+    def _publish(self, known: _Guest, records: tuple[bytes, ...]) -> list[Effect]:
         parsed = [parse_record(data) for data in records]
         for record in parsed:
             if record.mesh != known.mesh or not isinstance(record.body, MeshInfo | Invite | Revocation):

@@ -5,6 +5,7 @@ What is read anew is looked at as a whole before any of it is used: a broken edi
 
 from __future__ import annotations
 
+import gc
 import secrets
 import signal
 import ssl
@@ -86,6 +87,7 @@ async def run(plan: Plan, announce: Callable[[Identity, tuple[str, int], Limits]
         async with trio.open_nursery() as nursery:
             await nursery.start(node.run)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                gc.freeze()  # what is here by now stays, and is not to be searched while a thousand guests wait
                 announce(identity, listeners[0].socket.getsockname(), limits)
                 log.info("node.started", relay=plan.relay, federated=plan.federated)
                 await _until_told(signals, node, plan, identity)

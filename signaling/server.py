@@ -193,7 +193,9 @@ class Server:
     async def _websocket(self, stream: trio.abc.Stream, address: str, opening: Opening, started: float) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                request = await wrap_server_stream(nursery, stream, max_message_size=MAX_SIGNALING_BYTES)
+                request = await wrap_server_stream(
+                    nursery, stream, max_message_size=MAX_SIGNALING_BYTES, receive_buffer_size=MAX_SIGNALING_BYTES
+                )
                 websocket = await request.accept()
                 opening.over()
                 self.tally.handshake(trio.current_time() - started)
@@ -242,11 +244,8 @@ class Server:
             body = data.encode() if isinstance(data, str) else bytes(data)
             if connection.other is not None:
                 going_on = await self._pass_on(guest, connection, connection.other, body)
-            elif (refusal := self._lobby.heed(guest, self._clock())) is None:
-                going_on = await self._receive(guest, connection, body)
             else:
-                self._tell(guest, refusal)
-                going_on = False
+                going_on = await self._receive(guest, connection, body)
             if not going_on:
                 break
 
@@ -255,10 +254,12 @@ class Server:
             message = decode(said, data, MAX_SIGNALING_BYTES)
             if isinstance(message, Show | Enter):
                 await self._visit(guest, connection, message)
-            elif isinstance(message, Join):
-                self._join(guest, connection, message)
+            elif isinstance(wait := self._lobby.heed(guest, message, self._clock()), Denied):
+                self._tell(guest, wait)
+                return False
             else:
-                self._perform(self._lobby.receive(guest, message, self._clock()))
+                await trio.sleep(wait)
+                self._take(guest, connection, message)
         except GoingAway:
             self._tell(guest, GOING_AWAY)
             return False
@@ -269,6 +270,13 @@ class Server:
         except GONE:
             return False
         return True
+
+    def _take(self, guest: int, connection: Connection, message: ToNode) -> None:
+        """Raises: PeerError."""
+        if isinstance(message, Join):
+            self._join(guest, connection, message)
+        else:
+            self._perform(self._lobby.receive(guest, message, self._clock()))
 
     def _join(self, guest: int, connection: Connection, join: Join) -> None:
         """Raises: PeerError."""

@@ -127,7 +127,12 @@ async def _open(at: SignalingAt, nursery: trio.Nursery, *, proven: bool) -> WebS
         # Its annotation names sockets, and it reads and writes any stream: one through a proxy is TLS inside of TLS.
         any_stream: Any = stream
         websocket = await wrap_client_stream(
-            nursery, any_stream, at.address, "/v1", max_message_size=MAX_SIGNALING_BYTES
+            nursery,
+            any_stream,
+            at.address,
+            "/v1",
+            max_message_size=MAX_SIGNALING_BYTES,
+            receive_buffer_size=MAX_SIGNALING_BYTES,
         )
         return WebSocket(websocket, tcp, local)
     except BaseException:
@@ -147,7 +152,7 @@ async def _secured(stream: trio.abc.Stream, at: SignalingAt, *, proven: bool) ->
 
     Raises: Unproven, when that is asked for, not `proven`, and the certificate is not that of the node's own key.
     """
-    context = ssl.create_default_context() if proven else _context()  # the former reads SSL_CERT_FILE
+    context = ssl.create_default_context() if proven else node_tls()  # the former reads SSL_CERT_FILE
     secured = trio.SSLStream(stream, context, server_hostname=split_address(at.address)[0], https_compatible=True)
     await secured.do_handshake()
     if not proven and os.environ.get("SSL_CERT_FILE"):
@@ -276,7 +281,7 @@ def _urls(where: str) -> list[str]:
     return [f"wss://{address}", *([f"ws://{address}"] if is_loopback_host(host) else [])]
 
 
-def _context() -> ssl.SSLContext:
+def node_tls() -> ssl.SSLContext:
     """Encryption only: who the node is, its signature in Hello says."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False

@@ -35,10 +35,21 @@ from discod.wire.signaling import (
     ToNode,
     from_node,
 )
-from signaling.limits import BURST_SECONDS, DEFAULTS, Gate, Limits, PerMinute, PerSecond, set_limits, source
+from signaling.limits import (
+    ADDRESS_SLACK_SECONDS,
+    BEHIND_SECONDS,
+    CONNECTION_SLACK_SECONDS,
+    DEFAULTS,
+    Gate,
+    Limits,
+    PerMinute,
+    PerSecond,
+    set_limits,
+    source,
+)
 from signaling.lobby import Close, Effect, Lobby, Tell
 from signaling.server import Server
-from tests.signaling.test_lobby import HOST, MESH, NODE, A, B, both, join, knocked, lobby, records, tickets
+from tests.signaling.test_lobby import HOST, MESH, NODE, A, B, both, join, knocked, lobby, tickets
 
 
 def test_limits_are_set_by_name_and_what_is_no_limit_is_said() -> None:
@@ -61,16 +72,17 @@ def test_an_ipv6_customer_is_one_address() -> None:
     assert source("client.memory") == "client.memory"
 
 
-def test_a_steady_rate_with_a_burst() -> None:
-    rate = PerSecond(5)
-    taken = [rate.take("a", 1, 0.0) for _ in range(60)]
-    assert sum(taken) == 5 * BURST_SECONDS
-    assert rate.take("b", 1, 0.0)
-    assert not rate.take("a", 2, 0.2)
-    assert rate.take("a", 1, 0.2)
-    rate.forget_old(11.0)
-    assert rate.take("a", 50, 11.0)
-    assert not rate.take("a", 1, 11.0)
+def test_what_comes_faster_than_the_rate_waits_and_who_keeps_on_is_refused() -> None:
+    rate = PerSecond(5, slack_seconds=1.0)
+    waits = [rate.wait("a", 1, 0.0) for _ in range(9)]
+    assert waits == pytest.approx([0.0] * 6 + [0.2, 0.4, 0.6])
+    assert rate.wait("b", 1, 0.0) == 0.0
+    assert rate.wait("a", 1000, BEHIND_SECONDS) == 0.0  # it was slow enough in between
+    assert rate.wait("a", 1, BEHIND_SECONDS + 1) == pytest.approx(198)  # behind from now on
+    assert rate.wait("a", 1, 2 * BEHIND_SECONDS + 1) is not None
+    assert rate.wait("a", 1, 2 * BEHIND_SECONDS + 1.1) is None
+    rate.forget_old(1000)
+    assert rate.wait("a", 1, 1000) == 0.0
 
 
 def test_a_window_of_a_minute() -> None:
@@ -127,25 +139,49 @@ def test_joins_are_counted_before_their_signatures_cost_anything() -> None:
 
 
 def test_messages_count_by_connection_and_by_address() -> None:
-    room = lobby(settable=Limits(messages_per_second=1, address_messages_per_second=2))
-    for guest, address in ((1, "10.0.0.1"), (2, "10.0.0.1"), (3, "10.0.0.1"), (4, "10.0.0.2")):
+    room = lobby(settable=Limits(messages_per_second=2, address_messages_per_second=3))
+    for guest, address in ((1, "10.0.0.1"), (2, "10.0.0.1"), (3, "10.0.0.2")):
         room.connect(guest, address, 0)
-    assert [room.heed(1, 0) is None for _ in range(11)] == [True] * 10 + [False]
-    assert [room.heed(2, 0) is None for _ in range(10)] == [True] * 10
-    refusal = room.heed(3, 0)  # all connections of its address together
-    assert refusal is not None
-    assert refusal.code == "too-many-messages"
-    assert room.heed(4, 0) is None
+    # its own four messages before: 2 seconds, of which one is slack; those of its address: 4/3, of which 0.1 is
+    assert [room.heed(1, Beat(1), 0) for _ in range(5)][-1] == pytest.approx(4 / 3 - ADDRESS_SLACK_SECONDS)
+    # another one there waits for what its address has said, one elsewhere does not
+    assert room.heed(2, Beat(1), 0) == pytest.approx(5 / 3 - ADDRESS_SLACK_SECONDS)
+    assert room.heed(3, Beat(1), 0) == 0
 
 
 def test_records_to_be_checked_count_as_messages() -> None:
-    room = lobby(settable=Limits(messages_per_second=2))
-    room.receive(1, join(A, knocked(room, 1)), 0)
-    invite = records("Invite")[:1]
-    assert room.receive(1, Publish(tuple(invite * 76)), 0) == []
-    effects = room.receive(1, Publish(tuple(invite * 8)), 0)
-    assert denied(effects) == "too-many-messages"
-    assert room.counts()["connections"] == 0
+    room = lobby(settable=Limits(messages_per_second=10))
+    room.connect(1, "10.0.0.1", 0)
+    assert room.heed(1, Publish((b"x",) * 60), 0) == 0
+    assert room.heed(1, Beat(1), 0) == pytest.approx(61 / 10 - CONNECTION_SLACK_SECONDS)
+    assert room.heed(1, join(A, b"n" * 16, (b"x",) * 20), 0) == pytest.approx(62 / 10 - CONNECTION_SLACK_SECONDS)
+    assert room.heed(1, Beat(1), 0) == pytest.approx(83 / 10 - CONNECTION_SLACK_SECONDS)
+
+
+async def test_who_floods_is_slowed_down_and_then_refused_by_name(autojump_clock: MockClock) -> None:
+    async with house(Limits(messages_per_second=10)) as node:
+        flooder = await node.guest(A, "10.0.0.1", lockstep_stream_pair)
+        calm = await node.guest(B, "10.0.0.2", memory_stream_pair)
+        assert isinstance(await flooder.hear(), Present)
+        assert isinstance(await calm.hear(), Present)
+        node.nursery.start_soon(_flood, flooder)
+        started, heard = trio.current_time(), 0
+        while isinstance(message := await flooder.hear(), Beat):
+            heard += 1
+            if heard == 200:
+                asked = trio.current_time()
+                await calm.say(Beat(9))
+                assert await calm.hear() == Beat(9)
+                assert trio.current_time() == asked
+        assert isinstance(message, Denied)
+        assert message.code == "too-many-messages"
+        assert heard / (trio.current_time() - started) < 11
+
+
+async def _flood(guest: Guest) -> None:
+    with suppress(ConnectionClosed):
+        while True:
+            await guest.say(Beat(1))
 
 
 def test_a_peer_holds_so_many_relays_and_gets_another_when_one_ends() -> None:
