@@ -66,7 +66,7 @@ def read_limits(path: Path) -> Limits:
         values = tomllib.loads(path.read_text())
     except OSError as error:
         raise BadConfig(f"cannot read {path}: {error.strerror}", "give --limits a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is no TOML: {error}", TRY_LIMITS) from None
     try:
         return set_limits(DEFAULTS, [f"{name}={value}" for name, value in values.items()])

@@ -108,7 +108,7 @@ def read_table(path: Path) -> dict[str, Any]:
         raise PermissionProblem(f"cannot read {path}: {error.strerror}", f"ls -l {path}") from None
     try:
         return tomllib.loads(content[:MAX_CONFIG_BYTES].decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is not TOML: {error}", 'text values need quotes: name = "clinic-a"') from None
 
 

@@ -28,7 +28,7 @@ def load_task(text: str, source: str = "the task file") -> TaskSpec:
     """The task in TOML `text`. Raises: BadData naming the field, the reason and a remedy."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadData(
             f"{source} is not valid TOML: {error}", "mend that line; strings need quotes", code="bad-task"
         ) from error
@@ -43,7 +43,7 @@ def decode_task(encoded: bytes, source: str = "the published task") -> TaskSpec:
         )
     try:
         raw = msgspec.msgpack.decode(encoded)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadData(
             f"{source} cannot be decoded: {error}", "ask its author to publish it again", code="bad-task"
         ) from error
