@@ -149,11 +149,16 @@ ROOMS = (
         pure=True,
     ),
     Room(2, "identity", ("discod.identity.*",)),
-    Room(2, "ring", ("discod.masks", "discod.ring", "discod.shamir"), pure=True),
+    Room(2, "ring", ("discod.masks", "discod.ring", "discod.robust", "discod.shamir"), pure=True),
     Room(1, "wire", ("discod.wire.*",), pure=True),
     Room(1, "logs", ("discod.logs",)),
     Room(1, "privacy", ("discod.privacy.*",), pure=True),
-    Room(0, "ground", ("discod", "discod.errors", "discod.p2p", "discod.train", "signaling"), pure=True),
+    Room(
+        0,
+        "ground",
+        ("discod", "discod.aggregators", "discod.errors", "discod.p2p", "discod.train", "signaling"),
+        pure=True,
+    ),
 )
 
 HOUSES = ("discod.p2p", "discod.train", "signaling")  # strangers to one another; they meet only in discod.daemon
@@ -162,7 +167,7 @@ IMPURE = frozenset(
     ("asyncio", "multiprocessing", "random", "secrets", "socket", "ssl", "subprocess", "threading", "time", "trio")
 ) | {"tinygrad"}
 TINYGRAD_ROOMS = ("discod.train.engine.*", "discod.train.models.*")
-NUMPY_MODULES = ("numpy", "discod.masks", "discod.ring", "signaling.mean")
+NUMPY_MODULES = ("numpy", "discod.masks", "discod.ring", "discod.robust", "signaling.mean")
 ON_DEMAND = ("signaling.mean",)  # loaded only by a node that hosts federated buffers, when the first version is made
 MAX_LINES = 400
 
