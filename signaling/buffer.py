@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from discod.aggregators import RobustRule
 from discod.errors import Refused
 from discod.wire.federated import HostedTask
 
@@ -71,12 +72,14 @@ class Kept:
 class Make:
     """Make `version` from these contributions, ordered by peer, with these factors; durable before it is shown.
 
-    The new vector is the old one plus sum(factor x weight x update) / sum(weight).
+    The new vector is the old one plus sum(factor x weight x update) / sum(weight), or what `rule` makes of
+    factor x update.
     """
 
     version: int
     parts: tuple[Contribution, ...]
     factors: tuple[float, ...]
+    rule: RobustRule | None = None
 
 
 Effect = Kept | Make
@@ -200,7 +203,7 @@ class Buffer:
         self.version += 1
         self.slots.clear()
         self.counted |= {each.peer: Counted(each.seq, self.version, each.base) for each in parts}
-        return [Make(self.version, parts, factors)]
+        return [Make(self.version, parts, factors, self.task.robust)]
 
     def _is_due(self, now: float) -> bool:
         if now >= self.deadline:

@@ -192,10 +192,11 @@ class States:
         vectors = (
             (connection.execute(sql, (number, part.peer)).fetchone()[0], factor, part.weight) for part, factor in shares
         )
-        total = advance(before.total, vectors)
+        total = advance(before.total, vectors, make.rule)
         hash_ = sha256(total).digest()
         state = version_state(place.scope, place.origin, make.version, before.state, hash_)
-        parts = json.dumps([(part.peer.hex(), factor * part.weight) for part, factor in shares])
+        counts = [factor * (1 if make.rule else part.weight) for part, factor in shares]
+        parts = json.dumps([(part.peer.hex(), count) for part, count in zip(make.parts, counts, strict=True)])
         connection.execute(
             "UPDATE buffer SET version = ?, state = ?, parent = ?, hash = ?, total = ?, parts = ? WHERE id = ?",
             (make.version, state, before.state, hash_, total, parts, number),

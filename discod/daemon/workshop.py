@@ -34,6 +34,7 @@ from discod.ring import (
     encode_chunk,
     weight_word,
 )
+from discod.robust import join
 from discod.train.layers import layout
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
@@ -72,8 +73,8 @@ class Workshop:
 
     @property
     def weighted(self) -> bool:
-        """Whether the last word of an update is its weight; under noise every peer counts alike (privacy.md 1)."""
-        return self._task.privacy.unit == "none"
+        """Whether the last word of an update is its weight; under noise and robust rules every peer counts alike."""
+        return self._task.privacy.unit == "none" and self._task.robust is None
 
     @property
     def words(self) -> int:
@@ -140,10 +141,12 @@ class Workshop:
     async def combine(
         self, room: Room, chunk: int, included: tuple[bytes, ...], opening: Masks | None, me: bytes
     ) -> bytes:
-        """Sum a chunk over exactly these peers and take `opening` off; the hash of the sum."""
+        """Sum a chunk over exactly these peers and take `opening` off, or join it by the rule; the hash of that."""
         self.reached("combine", self.next_round)
         pieces, out = room.prepare(chunk, included, me)
         work = partial(combine, pieces, out, room.start(chunk), opening)
+        if (rule := self._task.robust) is not None:
+            work = partial(join, pieces, out, rule, room.codec.bits)
         hash_ = work() if out.size <= SMALL_WORDS else await trio.to_thread.run_sync(work)
         room.combined(chunk, out, hash_)
         return hash_
@@ -156,6 +159,8 @@ class Workshop:
             raise UserError("the weights of the sum are out of bounds", code="sum-out-of-bounds")
         if not self.weighted and not peers:
             raise UserError("nobody has said whose updates are in the sum", code="sum-unknown")
+        if (rule := self._task.robust) is not None:
+            peers = rule.counted(peers)
         parameters = total[: len(base)].view(np.float32)  # in place: one vector less
 
         def work() -> Head:

@@ -115,7 +115,7 @@ def _federated(spec: TaskSpec) -> Finding:
     if spec.scheme != "federated":
         unused = rule != FederatedSpec()
         return ("[federated] is filled in, but the scheme is another", 'write scheme = "federated"') if unused else None
-    if spec.aggregator != "mean" or spec.aggregation.audit != "none":
+    if spec.aggregator == "secure" or spec.aggregation.audit != "none":
         why = "in a federated task the node that sums sees every update: there is no secure sum, and no second owner"
         return why, 'write aggregator = "mean" and audit = "none", or scheme = "decentralized"'
     try:
@@ -137,6 +137,33 @@ def _federated(spec: TaskSpec) -> Finding:
     return None
 
 
+def _robust(spec: TaskSpec) -> Finding:
+    rule, liars = spec.robust, spec.aggregation.liars
+    if liars and (rule is None or rule.name == "median"):
+        return f"aggregation.liars is set, but {spec.aggregator} has no such number", "remove liars"
+    if rule is None:
+        return None
+    if rule.name != "median" and not liars:
+        return f"{rule.name} must know how many updates may be false", "write liars = 1, or more"
+    if rule.name == "multi-krum" and spec.scheme == "decentralized":
+        why = "multi-krum compares whole updates, and in a decentralized round each peer sees slices of them"
+        return why, 'write aggregator = "trimmed-mean" or "median", or scheme = "federated"'
+    if spec.scheme == "federated" and spec.federated.max_age_seconds:
+        why = f"federated.max_age_seconds makes versions of fewer updates than {rule.name} needs"
+        return why, "remove max_age_seconds"
+    needed = next(n for n in range(2, 1000) if _least_joined(spec, n) >= rule.least)
+    if spec.scheme != "local" and spec.round.min_peers < needed:
+        false = f" with {liars} false" if liars else ""
+        why = f"{rule.name}{false} needs {rule.least} updates, and min_peers = {spec.round.min_peers} may give fewer"
+        return why, f"write min_peers = {needed}" + (", or fewer liars" if liars > 1 else "")
+    return None
+
+
+def _least_joined(spec: TaskSpec, peers: int) -> int:
+    """With how few updates a round of `peers` may end: more than two thirds; the node has all it waits for."""
+    return peers if spec.scheme == "federated" else 2 * peers // 3 + 1
+
+
 def _secrecy(spec: TaskSpec) -> Finding:
     if spec.scheme != "decentralized" or spec.aggregator != "secure" or spec.round.min_peers >= LEAST_SECURE:
         return None
@@ -145,4 +172,4 @@ def _secrecy(spec: TaskSpec) -> Finding:
     return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
 
 
-_CHECKS = (_federated, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)
+_CHECKS = (_federated, _robust, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)

@@ -49,14 +49,16 @@ def _hosted(spec: TaskSpec, parameter_count: int) -> list[str]:
     return [
         f"versions  {when}",
         f"sends     updates to one node, about {kilobytes} kB each; the node's key is {rule.node[:9]}...",
-        f"updates   mean: the node SEES EACH PEER'S UPDATE by itself, and whose it is; {hidden}",
-        "          other peers see the mean of a version, and whose updates are in it",
+        f"updates   {spec.aggregator}: the node SEES EACH PEER'S UPDATE by itself, and whose it is; {hidden}",
+        f"          other peers see the {spec.aggregator} of a version, and whose updates are in it",
     ]
 
 
 _UPDATES = {
     "secure": "secure: masked; only the sum over at least 2/3 of a round's peers is opened, once",
     "mean": "mean: each peer sees slices of every other peer's update",
+    "median": "median: each peer sees slices of every other peer's update; unweighted",
+    "trimmed-mean": "trimmed-mean: each peer sees slices of every other peer's update; unweighted",
 }
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from discod.aggregators import ROBUST, RobustRule
 from discod.wire.federated import FederatedSpec
 
 TASK_LABEL = b"discod/task/1"
@@ -96,14 +97,20 @@ class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How updates become one."""
 
     aggregator: Annotated[
-        Literal["secure", "mean"],
-        Meta(description="secure (nobody sees an update, 3 peers at least), or mean (peers see slices of them)"),
+        Literal["secure", "mean", "median", "trimmed-mean", "multi-krum"],
+        Meta(
+            description="secure (nobody sees an update, 3 peers at least), mean (peers see slices of them), or against"
+            " false updates median, trimmed-mean or (federated) multi-krum"
+        ),
     ] = "secure"
     audit: Annotated[
         Literal["none", "witness"],
         Meta(description="none, or witness: a second peer sums each chunk too, and both must agree (3 vectors sent)"),
     ] = "none"
     weighting: Annotated[Literal["samples", "uniform"], Meta(description="by samples seen, or all alike")] = "samples"
+    liars: Annotated[
+        int, Meta(ge=0, le=127, description="trimmed-mean and multi-krum: how many updates may be false")
+    ] = 0
     weight_cap: Annotated[
         int, Meta(ge=0, le=1 << 31, description="samples that count at most; 0: a full round of batches")
     ] = 0
@@ -185,9 +192,15 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.aggregation.aggregator
 
     @property
+    def robust(self) -> RobustRule | None:
+        """The rule by which updates are joined if not by a sum."""
+        sums = self.aggregation
+        return RobustRule(sums.aggregator, sums.liars) if sums.aggregator in ROBUST else None
+
+    @property
     def weighting(self) -> str:
-        """Under DP all peers weigh alike: a weight by samples would tell how many rows a peer has."""
-        return "uniform" if self.is_private else self.aggregation.weighting
+        """Under DP a weight by samples would tell how many rows a peer has; a robust rule believes no claim of them."""
+        return "uniform" if self.is_private or self.robust else self.aggregation.weighting
 
     @property
     def is_private(self) -> bool:

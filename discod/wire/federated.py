@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from discod.aggregators import ROBUST, RobustRule
 from discod.errors import Refused
 from discod.wire.codec import digest
 
@@ -67,12 +68,32 @@ class _Rounds(Struct, frozen=True):
     min_peers: int = 3
 
 
+class _Sums(Struct, frozen=True):
+    aggregator: Literal["secure", "mean", "median", "trimmed-mean", "multi-krum"] = "secure"
+    liars: Annotated[int, Meta(ge=0, le=127)] = 0
+
+
 class HostedTask(Struct, frozen=True):
     """What a hosting node reads of a task; the rest of it is none of its business."""
 
     scheme: str = ""
     round: _Rounds = _Rounds()
     federated: FederatedSpec = FederatedSpec()
+    aggregation: _Sums = _Sums()
+
+    @property
+    def robust(self) -> RobustRule | None:
+        """The rule that joins the updates if it is not their mean."""
+        sums = self.aggregation
+        return RobustRule(sums.aggregator, sums.liars) if sums.aggregator in ROBUST else None
+
+    @property
+    def fewest(self) -> int:
+        """Updates that a version may be made of."""
+        rule = self.federated
+        if rule.mode == "synchronous":
+            return self.quorum
+        return 1 if rule.max_age_seconds else self.capacity
 
     @property
     def capacity(self) -> int:
@@ -86,9 +107,12 @@ class HostedTask(Struct, frozen=True):
 def hosted_task(encoded: bytes) -> HostedTask:
     """The part of a task in its canonical encoding that the node obeys.  Raises: Refused."""
     try:
-        return msgspec.msgpack.decode(encoded, type=HostedTask)
+        task = msgspec.msgpack.decode(encoded, type=HostedTask)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(None, f"not a task that can be hosted: {error}") from None
+    if task.robust is not None and task.fewest < task.robust.least:
+        raise Refused(None, f"not a task that can be hosted: {task.robust.name} of {task.fewest} updates")
+    return task
 
 
 class _Said(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):

@@ -37,7 +37,9 @@ NAMES = ("anna", "bert", "carl", "dora")
 D = 32  # dense1.weight (3, 2) and dense1.bias (2,), each with its gap
 
 
-def task_of(min_peers: int, aggregator: Literal["mean", "secure"] = "mean", **aggregation: Any) -> TaskSpec:
+def task_of(
+    min_peers: int, aggregator: Literal["mean", "secure", "median", "trimmed-mean"] = "mean", **aggregation: Any
+) -> TaskSpec:
     """A small task; 100 samples weigh most."""
     task = TaskSpec(
         name="t",

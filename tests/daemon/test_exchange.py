@@ -86,6 +86,25 @@ async def test_states_are_those_of_the_codec_with_a_bound_that_follows(
     assert bounds[0] != 0.125
 
 
+@pytest.mark.parametrize(("aggregator", "liars"), [("median", 0), ("trimmed-mean", 1)])
+async def test_a_false_update_moves_a_robust_state_no_further_than_the_true_ones(
+    autojump_clock: MockClock, tmp_path: Path, aggregator: Literal["median", "trimmed-mean"], liars: int
+) -> None:
+    """Four certify what sorting in float64 gives, in a chunk of each of them; claims of many samples count nothing."""
+    task = task_of(4, aggregator, liars=liars)
+    async with circle(tmp_path, 4, task) as c:
+        base = np.zeros(D, np.float32)
+        for number in range(2):
+            await c.begin()
+            true = steps(number)
+            given = list(zip(c.peers, [*true, np.full(D, 0.9, np.float32)], (1, 2, 3, 10**6), strict=True))
+            state = same(await c.share(given))
+            ordered = np.sort([*(step.astype(np.float64) for step in true), np.full(D, 0.9)], axis=0)
+            assert np.abs(state.parameters - base - ordered[1:3].mean(axis=0)).max() < 1e-6
+            assert (state.parameters - base <= np.max(true, axis=0) + 1e-6).all()
+            base = state.parameters.copy()
+
+
 async def test_weights_and_no_weights_differ(autojump_clock: MockClock, tmp_path: Path) -> None:
     """The test above tests something: the two rules give different states for its updates."""
     base, updates = np.zeros(D, np.float32), list(zip(steps(0), (100, 37, 5), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from discod.errors import Refused
 from discod.identity import Identity, show_id
 from discod.train.contradictions import contradiction
 from discod.train.explaining import explain
@@ -66,6 +67,56 @@ def test_secrecy_from_the_node_cannot_be_promised() -> None:
         assert "the node that sums sees every update" in str(contradiction(task))
     plain = msgspec.structs.replace(builtin_task("digits"), federated=FederatedSpec(node=KEY))
     assert "the scheme is another" in str(contradiction(plain))
+
+
+def summed(scheme: str, min_peers: int, *sums: Any, **rule: Any) -> TaskSpec:
+    task = msgspec.structs.replace(builtin_task("digits"), round=RoundSpec(min_peers=min_peers))
+    if scheme == "federated":
+        task = hosted(task, **rule)
+    return msgspec.structs.replace(task, aggregation=AggregationSpec(sums[0], liars=sums[1]))
+
+
+@pytest.mark.parametrize(
+    ("task", "says", "hint"),
+    [
+        (summed("decentralized", 3, "mean", 1), "mean has no such number", "remove liars"),
+        (summed("decentralized", 3, "secure", 1), "secure has no such number", "remove liars"),
+        (summed("decentralized", 3, "median", 1), "median has no such number", "remove liars"),
+        (summed("decentralized", 3, "trimmed-mean", 0), "how many updates may be false", "liars = 1"),
+        (summed("decentralized", 9, "multi-krum", 1), "compares whole updates", 'scheme = "federated"'),
+        (summed("decentralized", 2, "median", 0), "median needs 3 updates", "write min_peers = 3"),
+        (summed("decentralized", 5, "trimmed-mean", 2), "with 2 false needs 5 updates", "write min_peers = 6"),
+        (summed("federated", 6, "multi-krum", 2), "with 2 false needs 7 updates", "write min_peers = 7"),
+        (summed("federated", 3, "median", 0, max_age_seconds=9.0), "makes versions of fewer", "remove max_age"),
+    ],
+)
+def test_a_robust_rule_that_could_not_hold_is_refused(task: TaskSpec, says: str, hint: str) -> None:
+    found = contradiction(task)
+    assert found is not None
+    assert says in found[0]
+    assert hint in found[1]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        summed("decentralized", 3, "median", 0),
+        summed("decentralized", 6, "trimmed-mean", 2),
+        summed("federated", 5, "trimmed-mean", 2),
+        summed("federated", 7, "multi-krum", 2),
+    ],
+)
+def test_a_robust_task_is_the_same_to_the_node_and_unweighted(task: TaskSpec) -> None:
+    assert contradiction(task) is None
+    assert decode_task(encode_task(task)) == load_task(dump_task(task)) == task
+    assert hosted_task(encode_task(task)).robust == task.robust
+    assert task.weighting == "uniform"
+    assert f"updates   {task.aggregator}: " in "\n".join(explain(task, 4810))
+
+
+def test_a_node_hosts_no_rule_that_could_not_hold() -> None:
+    with pytest.raises(Refused, match="multi-krum of 6 updates"):
+        hosted_task(encode_task(summed("federated", 6, "multi-krum", 2)))
 
 
 def test_validate_says_plainly_that_the_node_sees_each_update() -> None:

@@ -46,7 +46,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
         ("[data]", "[dta]", "unknown field `dta`", "did you mean `data`?"),
         ("rounds = 40", "rounds = 0", "round.rounds = 0", "joint rounds"),
         ("min_peers = 3", "min_peers = 1", "round.min_peers = 1", "fewer peers"),
-        ('"secure"', '"median"', 'aggregation.aggregator = "median"', "nobody sees an update"),
+        ('"secure"', '"medium"', 'aggregation.aggregator = "medium"', "nobody sees an update"),
         ('"decentralized" ', '"central" ', 'scheme = "central"', "decentralized, federated"),
         ('"decentralized" ', '"federated" ', "there is no secure sum", 'aggregator = "mean"'),
         ('unit = "none"', 'unit = "record"', "nothing says how much noise", "epsilon = 3.0"),
