@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from discod.aggregators import RobustRule
 from discod.errors import LocalError
-from discod.ring import Codec, Words, apply_mean, encode
+from discod.ring import Codec, Floats, Words, apply_mean, combine, encode
 from discod.robust import BLOCK, join, nearest
 
 Update = list[int]
@@ -198,3 +198,42 @@ def test_no_order_of_five_changes_what_krum_takes() -> None:
     updates = [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0]]  # ties
     found = {tuple(result(list(order), RobustRule("multi-krum", 1))) for order in itertools.permutations(updates)}
     assert len(found) == 1
+
+
+RULES = [RobustRule("median"), RobustRule("trimmed-mean", 2), RobustRule("multi-krum", 2)]
+
+
+def learned(rule: RobustRule | None, false: Callable[[Floats], Floats] | None) -> float:
+    """Accuracy of a line that ten peers with 60 points each draw in 40 steps; two of them send something false."""
+    random = np.random.default_rng(11)
+    inputs = random.normal(0, 1, (10, 60, 8)).astype(np.float32)
+    labels = np.where(inputs @ np.arange(1, 9, dtype=np.float32) > 0, 1.0, -1.0).astype(np.float32)
+    base, codec = np.zeros(8, np.float32), Codec(10, 8.0)
+    for _ in range(40):
+        pieces = [np.empty(8, np.uint32) for _ in range(10)]
+        for peer, piece in enumerate(pieces):
+            slope = labels[peer] / (
+                1 + np.exp(np.clip(labels[peer] * (inputs[peer] @ base), -50, 50))
+            )  # of the logistic loss
+            update = (slope @ inputs[peer] / 120).astype(np.float32)
+            encode(false(update) if false and peer < 2 else update, np.zeros_like(base), codec, None, piece)
+        total, after = np.empty(8, np.uint32), np.empty_like(base)
+        if rule is None:
+            combine(pieces, total)
+        else:
+            join(pieces, total, rule, codec.bits)
+        apply_mean(base, total, codec, after, rule.counted(10) if rule else 10)
+        base = after
+    return float(np.mean(np.sign(inputs @ base) == labels))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("factor", [-10.0, -1000.0])
+def test_two_of_ten_spoil_a_mean_and_no_robust_rule(rule: RobustRule, factor: float) -> None:
+    def false(update: Floats) -> Floats:
+        return update * np.float32(factor)
+
+    clean = learned(None, None)
+    assert clean > 0.9
+    assert learned(None, false) < 0.3
+    assert learned(rule, false) > clean - 0.05
