@@ -13,7 +13,7 @@ differential privacy there is no weight word: all count alike, and vector and su
 All loops go block by block through memory that stays in the cache, and mask and hash the block while it is there;
 numpy, hashlib and cryptography release the interpreter lock on blocks of this size, so they are run in threads; several
 may work on different chunks of one vector. Only + - * / and rint are used, elementwise in float32, so every machine
-computes the same bits.
+computes the same bits. `extra` words, whole numbers that are summed as they are, may stand between vector and weight.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ Floats = npt.NDArray[np.float32]
 BLOCK = 1 << 16  # words: 256 KiB, a block and its temporaries stay in the L2 cache
 FULL_WEIGHT = 65535
 SMALLEST_BOUND, LARGEST_BOUND = 2.0**-24, 2.0**24
+NO_WORDS: Words = np.empty(0, np.uint32)
 HEADROOM = 8.0  # the next bound is this times the power of two above the largest certified value
 
 
@@ -109,20 +110,29 @@ def encode(
 
 
 def encode_chunk(
-    local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, chunk: int, masks: Masks | None = None
+    local: Floats,
+    base: Floats,
+    codec: Codec,
+    weight: int | None,
+    out: Words,
+    chunk: int,
+    masks: Masks | None = None,
+    extra: Words = NO_WORDS,
 ) -> Encoded:
     """Write one chunk of what `encode` writes, and nothing else of `out`: chunks may be encoded side by side.
 
-    Raises: NotFinite.
+    extra: (k,) uint32, between vector and weight. Raises: NotFinite.
     """
-    if out.size != local.size + (weight is not None):
+    tail = extra if weight is None else np.append(extra, np.uint32(weight))
+    if out.size != local.size + tail.size:
         raise LocalError(f"{out.size} words for {local.size} parameters")
     start, stop = chunk_bounds(out.size, codec.peers)[chunk]
     streams, state, clipped = _streams(masks, start, stop), sha256(), 0
     for a, b in _blocks(start, stop):
         clipped += _encode_block(local, base, codec, weight, out, a, min(b, local.size))
-        if weight is not None and b == out.size:
-            out[-1] = weight
+        if b > local.size:
+            first = max(a, local.size)
+            out[first:b] = tail[first - local.size : b - local.size]
         if streams is not None:
             streams.apply(out[a:b])
         state.update(out[a:b].data)
@@ -196,13 +206,16 @@ class Applied:
     next_bound: float
 
 
-def apply_mean(base: Floats, total: Words, codec: Codec, out: Floats, peers: int | None = None) -> Applied:
+def apply_mean(
+    base: Floats, total: Words, codec: Codec, out: Floats, peers: int | None = None, extra: int = 0
+) -> Applied:
     """base + mean -> out, all (d,) float32.
 
     total: (d + 1,) uint32, its last word the sum of the weights; with `peers`, how many are in the sum and count
-    alike, (d,). `out` may share memory with `total[:d]`: each block is read before it is written.
+    alike, (d,); `extra` words after the first d are passed over. `out` may share memory with `total[:d]`: each block is
+    read before it is written.
     """
-    if total.size != base.size + (peers is None):
+    if total.size != base.size + extra + (peers is None):
         raise LocalError(f"a sum of {total.size} words for {base.size} parameters")
     weights = int(total[-1]) if peers is None else FULL_WEIGHT * peers
     step = np.float32(FULL_WEIGHT / (codec.scale * weights))

@@ -122,6 +122,7 @@ ROOMS = (
             "discod.train.explaining",
             "discod.train.informant",
             "discod.train.poisson",
+            "discod.train.joint",
             "discod.train.rounds",
             "discod.train.task",
             "discod.train.taskfile",

@@ -64,6 +64,8 @@ def _round(event: dict[str, Any]) -> Iterator[str]:
     yield f"round {event['round']}/{event['rounds']}  loss {output.number(event['loss'])}"
     if event["accuracy"] is not None:  # with noise there may be no rows to measure on
         yield f"alone {output.number(event['accuracy_local'])}  together {output.number(event['accuracy'])}"
+    if event.get("accuracy_joint") is not None:  # of the state that the round started from
+        yield f"joint accuracy {output.number(event['accuracy_joint'])} over the peers' own validation rows"
     if event.get("epsilon") is not None:
         yield f"epsilon {event['epsilon']:.2f}"
     yield f"{output.plural(event['peers'], 'peer')}  sent {output.size(event['bytes_up'])}"

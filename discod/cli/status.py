@@ -94,6 +94,8 @@ def run_line(run: dict[str, Any]) -> str:
         figures += f"  loss {run['loss']:.3f}"
     if run["accuracy"] is not None:
         figures += f"  accuracy {run['accuracy']:.3f}"
+    if run.get("accuracy_joint") is not None:
+        figures += f"  joint accuracy {run['accuracy_joint']:.3f}"
     if (privacy := run.get("privacy")) is not None:
         figures += f"  eps {output.number(privacy['spent'], 1)}/{output.number(privacy['epsilon'], 1)}"
     if run["eta_seconds"] is not None and not run["finished"]:

@@ -24,7 +24,7 @@ from typing import Any
 import trio
 
 from discod.daemon.charging import Charging
-from discod.daemon.exchanging import ExchangeStatus
+from discod.daemon.exchanging import FINISHED, QUIET_ENDINGS, ExchangeStatus
 from discod.daemon.fetching import Fetching
 from discod.daemon.kept import Shelf
 from discod.daemon.keyring import MeshKeyring
@@ -43,7 +43,7 @@ from discod.p2p.round import Round
 from discod.p2p.rules import Rules, Spent
 from discod.ring import Codec
 from discod.store import Store
-from discod.train.rounds import JointState
+from discod.train.rounds import JointState, Measured
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
 from discod.wire.codec import encode as encode_message
@@ -52,8 +52,6 @@ from discod.wire.rounds import Certificate, Head, head_hash
 
 SLOW_LINK = 4e6  # bytes a second that a peer's line is expected to move at least: deadlines allow for it
 SEQ_BITS = 24  # sequence numbers of one start of the daemon
-FINISHED = "finished"
-QUIET_ENDINGS = ("certified", "another base", FINISHED)
 
 
 class DecentralizedExchange:
@@ -79,6 +77,7 @@ class DecentralizedExchange:
         kept = shelf.load(initial_parameters)
         self._shop = shop = Workshop(task, scope, shelf, kept, reached, notify)
         self.batches = 0
+        self.measured: Measured | None = None
         self._origin = shop.base  # what the update under way is measured from
         self._dropped = False  # what is being trained was spent under an older base
         rule, bulk, secure = task.round, 4 * shop.words / SLOW_LINK, task.aggregator == "secure"
@@ -209,7 +208,7 @@ class DecentralizedExchange:
     def _joint(self) -> JointState:
         shop, self._dropped = self._shop, False
         self._origin = shop.base
-        return JointState(shop.head.round, shop.base, shop.contributors)
+        return JointState(shop.head.round, shop.base, shop.contributors, shop.joint)
 
     # -- what links deliver
 
@@ -359,6 +358,7 @@ class DecentralizedExchange:
             return None
         if turn.local is None:
             return self._fail(rid, UserError("the update is gone"))
+        shop.measured = self.measured
         try:
             hashes = await shop.contribute(room, rid, masks, turn.local, self._origin, turn.weight, self.batches)
         except UserError as error:

@@ -13,9 +13,12 @@ from discod.daemon.routing import Sink
 from discod.identity import Identity, Members
 from discod.p2p.mesh import Mesh
 from discod.store import Store
-from discod.train.rounds import Exchange
+from discod.train.rounds import Exchange, Measured
 from discod.train.task import TaskSpec
 from discod.train.vector import Vector
+
+FINISHED = "finished"
+QUIET_ENDINGS = ("certified", "another base", FINISHED)
 
 
 class ExchangeStatus(Struct, frozen=True):
@@ -35,6 +38,7 @@ class RunExchange(Exchange, Sink, Protocol):
     """An exchange as the daemon uses it. It loads and saves certified states and spent records itself."""
 
     batches: int  # trained so far, over restarts; set by the run
+    measured: Measured | None  # of a joint state, for the others to hear in a sum; set by the run
 
     @property
     def parameters(self) -> Vector:

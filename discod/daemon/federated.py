@@ -33,7 +33,7 @@ from discod.p2p.mesh import Mesh, SignalingAt
 from discod.p2p.rendezvous import own_records
 from discod.ring import FULL_WEIGHT, NotFinite, weight_word
 from discod.store import Store
-from discod.train.rounds import JointState
+from discod.train.rounds import JointState, Measured
 from discod.train.task import TaskSpec, encode_task
 from discod.train.vector import Vector
 from discod.wire.federated import Offer, Pushed, hosted_scope
@@ -73,6 +73,7 @@ class FederatedExchange:
         self._versions = Versions(store, task, scope, self._hosted, initial_parameters, charging)
         self._base: Base = self._versions.load()
         self.batches = 0
+        self.measured: Measured | None = None  # no task of this scheme sends it
         self._origin, self._since = self._base.parameters, 0
         self._attempt, self._last = 0, 0  # this round's push, and the last one that the node said it has
         self._sent: dict[int, Vector] = {}  # pushes that may get into a version, with what they were made of

@@ -22,7 +22,7 @@ import trio
 from discod.control.app import error_fields
 from discod.daemon.charging import Charging, content_of
 from discod.daemon.resuming import where_to_start
-from discod.daemon.saving import figures_of, save_model, save_working, shown_model, vector_hash
+from discod.daemon.saving import figures_of, measured_in, save_model, save_working, shown_model, vector_hash
 from discod.daemon.surroundings import Surroundings
 from discod.daemon.tasks import OfferedTask
 from discod.daemon.traffic import Counted, Traffic
@@ -194,6 +194,7 @@ class Run:
                 "round.lost", round=report.round + 1, why=self.exchange.status().last_loss or "no joint state came"
             )
             return
+        self.exchange.measured = measured_in(report, self.exchange)
         self.round_seconds.append(seconds)
         figures = figures_of(report, self.informant.snapshot(), seconds)
         await trio.to_thread.run_sync(store.add_figures, self.number, report.round, time.time(), figures)

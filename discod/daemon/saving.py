@@ -10,7 +10,9 @@ from discod.daemon.exchanging import RunExchange
 from discod.daemon.resuming import PARAMETERS
 from discod.store import ModelRow, Store
 from discod.train.informant import Snapshot
+from discod.train.rounds import Measured
 from discod.train.task import TaskSpec
+from discod.train.totals import Totals
 from discod.train.trainer import RoundReport
 from discod.train.vector import Layout, Vector
 
@@ -26,7 +28,7 @@ def save_working(store: Store, task: bytes, base: bytes, report: RoundReport) ->
 
 def figures_of(report: RoundReport, seen: Snapshot, seconds: float) -> dict[str, Any]:
     """What was measured in a round that gave a joint state."""
-    measured = report.validation
+    measured, before = report.validation, report.joint.before if report.joint else None
     return {
         "peers": len(report.joint.contributors) if report.joint else 0,
         "loss": measured.loss if measured else report.training.loss,
@@ -34,10 +36,21 @@ def figures_of(report: RoundReport, seen: Snapshot, seconds: float) -> dict[str,
         "train_accuracy": report.training.accuracy,
         "accuracy_local": measured.accuracy_before if measured else None,
         "accuracy": measured.accuracy if measured else None,
+        "accuracy_joint": before.accuracy if before else None,
+        "loss_joint": before.mean_loss if before else None,
         "bytes_up": seen.bytes_sent,
         "bytes_down": seen.bytes_received,
         "seconds": seconds,
     }
+
+
+def measured_in(report: RoundReport, exchange: RunExchange) -> Measured | None:
+    """What this peer measured of the base; None when the base is another by now, or there was nothing to measure on."""
+    point, is_base = report.validation, report.joint is not None and report.joint.parameters is exchange.parameters
+    if point is None or not is_base:
+        return None
+    totals = Totals(point.loss * report.rows, round(point.accuracy * report.rows), report.rows)
+    return Measured(exchange.base, totals)
 
 
 def save_model(store: Store, task: TaskSpec, exchange: RunExchange, layout: Layout, accuracy: float | None) -> ModelRow:

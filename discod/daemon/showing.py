@@ -13,7 +13,7 @@ from discod.daemon.words import waiting_for
 from discod.identity import show_id
 from discod.store import FigureRow, RunRow
 
-SERIES = ("loss", "accuracy_local", "accuracy", "peers", "seconds")
+SERIES = ("loss", "accuracy_local", "accuracy", "accuracy_joint", "peers", "seconds")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 RECENT_ROUNDS = 10  # whose mean duration the estimate rests on
 
@@ -86,6 +86,7 @@ def shown_run(run: Run) -> dict[str, Any]:
         "loss": measured.loss if measured else run.last_figure("loss"),
         "accuracy": measured.accuracy if measured else run.last_accuracy(),
         "accuracy_local": measured.accuracy_before if measured else run.last_figure("accuracy_local"),
+        "accuracy_joint": run.last_figure("accuracy_joint"),
         "train_accuracy": seen.accuracy,
         "peers": {"current": seen.peers_current, "total": seen.peers_total, "average": seen.peers_average},
         "bytes_up": seen.bytes_sent,
@@ -133,6 +134,7 @@ def shown_row(row: RunRow, name: str, mesh: str, figures: Sequence[FigureRow]) -
         "loss": numbers.get("loss"),
         "accuracy": numbers.get("accuracy"),
         "accuracy_local": numbers.get("accuracy_local"),
+        "accuracy_joint": numbers.get("accuracy_joint"),
         "train_accuracy": numbers.get("train_accuracy"),
         "peers": {"current": numbers.get("peers", 0), "total": None, "average": None},
         "bytes_up": numbers.get("bytes_up", 0),

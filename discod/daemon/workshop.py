@@ -25,9 +25,11 @@ from discod.masks import Masks
 from discod.ring import (
     BLOCK,
     FULL_WEIGHT,
+    NO_WORDS,
     Codec,
     Encoded,
     NotFinite,
+    Words,
     apply_mean,
     check_bound,
     combine,
@@ -35,8 +37,11 @@ from discod.ring import (
     weight_word,
 )
 from discod.robust import join
+from discod.train.joint import METRIC_WORDS, joint_totals, metric_words
 from discod.train.layers import layout
+from discod.train.rounds import Measured
 from discod.train.task import TaskSpec
+from discod.train.totals import Totals
 from discod.train.vector import Vector
 from discod.wire.rounds import Certificate, Head, Signed, head_hash, parse_envelope
 
@@ -51,11 +56,12 @@ def reach_nothing(phase: str, round_number: int) -> None:
 
 
 class Candidate(NamedTuple):
-    """A state on disk: its parameters (d,), and whose updates are in it, if known."""
+    """A state on disk: its parameters (d,), and whose updates are in it, if known; what they measured before it."""
 
     head: Head
     parameters: Vector
     contributors: tuple[bytes, ...]
+    joint: Totals | None = None
 
 
 class Workshop:
@@ -66,6 +72,9 @@ class Workshop:
     ) -> None:
         self._task, self._scope, self._shelf, self.reached, self._notify = task, scope, shelf, reached, notify
         self.head, self.base, self.contributors = kept.head, kept.parameters, kept.roster
+        self.measured: Measured | None = None  # by this peer
+        self.joint: Totals | None = None  # by the peers whose updates are in the base, of the state before it
+        self._told_of = b""  # the state of which a measurement was sent: never twice, sums would tell it apart
         self._rooms: dict[bytes, Room] = {}
         self._candidate: Candidate | None = None
         self._readers = 0
@@ -79,7 +88,12 @@ class Workshop:
     @property
     def words(self) -> int:
         """Of an encoded update."""
-        return len(self.base) + self.weighted
+        return len(self.base) + self._extra + self.weighted
+
+    @property
+    def _extra(self) -> int:
+        """Words between vector and weight."""
+        return METRIC_WORDS if self._task.privacy.metrics == "joint" else 0
 
     @property
     def state(self) -> bytes:
@@ -119,15 +133,16 @@ class Workshop:
         """
         self.reached("contribute", self.next_round)
         words = np.empty(self.words, np.uint32)
-        state, weight = self.state, self._weight_word(samples)
+        state, weight, extra = self.state, self._weight_word(samples), self._metrics()
 
         def part(first: int, step: int) -> list[Encoded]:
             chunks = range(first, room.codec.peers, step)
-            return [encode_chunk(local, origin, room.codec, weight, words, chunk, masks) for chunk in chunks]
+            return [encode_chunk(local, origin, room.codec, weight, words, chunk, masks, extra) for chunk in chunks]
 
         try:
             encoded = await self._reading(part, 1 if words.size <= SMALL_WORDS else THREADS)
             await trio.to_thread.run_sync(self._shelf.spend, state, rid, batches)
+            self._told_of = state
         except NotFinite as error:
             tensor = self._tensor_at(error.index)
             why = f"the update holds NaN or infinity in {tensor}"
@@ -154,7 +169,7 @@ class Workshop:
     async def apply(self, room: Room, sums: tuple[bytes, ...], included: tuple[bytes, ...]) -> Head:
         """The next joint state, on disk. Raises: UserError (sum-out-of-bounds, sum-unknown, disk-full)."""
         self.reached("apply", self.next_round)
-        before, base, total, peers = self.head, self.base, room.total(sums), len(included)
+        before, base, total, peers, extra = self.head, self.base, room.total(sums), len(included), self._extra
         if self.weighted and not 0 < int(total[-1]) <= FULL_WEIGHT * room.codec.peers:
             raise UserError("the weights of the sum are out of bounds", code="sum-out-of-bounds")
         if not self.weighted and not peers:
@@ -166,13 +181,14 @@ class Workshop:
         def work() -> Head:
             if not check_bound(total[: len(base)], room.codec, peers or room.codec.peers):
                 raise UserError("a sum is larger than its updates can be", code="sum-out-of-bounds")
-            made = apply_mean(base, total, room.codec, parameters, None if self.weighted else peers)
+            made = apply_mean(base, total, room.codec, parameters, None if self.weighted else peers, extra)
             head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
             self._shelf.save(head, parameters)
             return head
 
         head = await trio.to_thread.run_sync(work)
-        self._candidate = Candidate(head, parameters, included)
+        joint = joint_totals(total[len(base) : len(base) + extra], peers or room.codec.peers) if extra else None
+        self._candidate = Candidate(head, parameters, included, joint)
         self.reached("applied", head.round)
         return head
 
@@ -192,6 +208,7 @@ class Workshop:
             candidate = Candidate(head, parameters, ())
         await trio.to_thread.run_sync(self._shelf.certify, certificate, list(others))
         self.head, self.base, self.contributors = head, candidate.parameters, candidate.contributors or roster
+        self.joint = candidate.joint
         self.reached("adopted", head.round)
 
     async def unread(self) -> None:
@@ -223,6 +240,13 @@ class Workshop:
         if len(parts) < threads:
             raise min((part for part in found if isinstance(part, NotFinite)), key=lambda error: error.index)
         return [parts[chunk % threads][chunk // threads] for chunk in range(sum(map(len, parts)))]
+
+    def _metrics(self) -> Words:
+        """What this peer says of the base: zeros once it has said so, or when it measured another state."""
+        found = self.measured
+        if not self._extra:
+            return NO_WORDS
+        return metric_words(found.totals if found and found.state == self.state != self._told_of else None)
 
     def _weight_word(self, samples: int) -> int | None:
         rule, task = self._task.aggregation, self._task

@@ -110,6 +110,24 @@ def _privacy(spec: TaskSpec) -> Finding:
     return None
 
 
+def _metrics(spec: TaskSpec) -> Finding:
+    rule, said = spec.privacy, 'privacy.metrics is "joint", but'
+    if rule.metrics == "none":
+        return None
+    if rule.unit != "none":
+        why = f"{said} unit {rule.unit} has no noise for counts of validation rows, which would be told as they are"
+        return why, 'write metrics = "none" (each peer then sees its own figures only), or unit = "none"'
+    if spec.scheme != "decentralized":
+        why = f"{said} in a {spec.scheme} task there is no sum among peers that could hold them"
+        return why, 'write metrics = "none", or scheme = "decentralized"'
+    if spec.robust is not None:
+        why = f"{said} {spec.aggregator} compares words and does not sum them"
+        return why, 'write metrics = "none", or aggregator = "secure"'
+    if spec.training.validation_split == 0:
+        return f"{said} validation_split = 0 leaves no row to measure on", "write for example validation_split = 0.1"
+    return None
+
+
 def _federated(spec: TaskSpec) -> Finding:
     rule, least = spec.federated, spec.round.min_peers
     if spec.scheme != "federated":
@@ -172,4 +190,4 @@ def _secrecy(spec: TaskSpec) -> Finding:
     return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
 
 
-_CHECKS = (_federated, _robust, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy)
+_CHECKS = (_federated, _robust, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy, _metrics)

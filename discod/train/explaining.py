@@ -65,7 +65,7 @@ _UPDATES = {
 def _guarantee(spec: TaskSpec) -> list[str]:
     rule = spec.privacy
     if not spec.is_private:
-        return ["privacy   none: no noise is added; raw rows are never sent"]
+        return ["privacy   none: no noise is added; raw rows are never sent", *_metrics(spec)]
     delta = f"delta {rule.delta:g}".replace("e-0", "e-")
     whom = "for each record of a peer, against everybody"
     steps = f"{_spaced(spec.steps)} steps"
@@ -76,6 +76,15 @@ def _guarantee(spec: TaskSpec) -> list[str]:
         promise = f"an epsilon at {delta} {whom}; fewer rows or more steps make it larger"
         noise = f"{rule.noise_multiplier:g} x the clip in each of {steps}"
     return [f"privacy   record-level: {promise}", f"noise     {noise}; gradients of a row clipped to {rule.clip:g}"]
+
+
+def _metrics(spec: TaskSpec) -> list[str]:
+    if spec.privacy.metrics == "none":
+        return []
+    seen = (
+        "as sums over a round's peers" if spec.aggregator == "secure" else "by a peer of the round, their sums by all"
+    )
+    return [f"metrics   joint: how many validation rows you have, how many are right and their loss are seen {seen}"]
 
 
 def _spaced(number: int) -> str:

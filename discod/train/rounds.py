@@ -7,8 +7,9 @@ the version of the last joint state this peer holds. Sending an update does not 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from discod.train.totals import Totals
 from discod.train.vector import Vector
 
 
@@ -16,12 +17,21 @@ from discod.train.vector import Vector
 class JointState:
     """A certified state: the round it ends, its parameters (d,) float32, and who took part (PeerIds), if known.
 
+    `before` is what all peers together measured of the state that the round started from, if the task says so.
     Given back with the round that the trainer has already, it says: what was trained since is given up, start again.
     """
 
     round: int
     parameters: Vector
     contributors: tuple[bytes, ...] = ()
+    before: Totals | None = None
+
+
+class Measured(NamedTuple):
+    """What one peer measured of the state with this (32,) hash, on its validation rows."""
+
+    state: bytes
+    totals: Totals
 
 
 class Exchange(Protocol):

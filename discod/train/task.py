@@ -136,6 +136,10 @@ class PrivacySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip: Annotated[float, Meta(gt=0, le=1e6, description="most that one row can move a step: its gradient's norm")] = (
         1.0
     )
+    metrics: Annotated[
+        Literal["none", "joint"],
+        Meta(description="none, or joint: peers add up how the model does on their validation rows, and all see it"),
+    ] = "none"
 
 
 class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

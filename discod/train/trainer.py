@@ -76,6 +76,7 @@ class RoundReport:
     parameters: Vector
     training: TrainingPoint
     validation: ValidationPoint | None
+    rows: int = 0  # that were measured on
 
 
 StartWorker = Callable[[int, Vector], AbstractAsyncContextManager[Worker]]
@@ -267,7 +268,9 @@ class _Run:
         contributors = self.joint.contributors if self.joint else ()
         self.informant.update(self.round, training, kept, contributors)
         if self.on_round is not None:
-            await self.on_round(RoundReport(self.round, batch, self.joint, worker.parameters, training, kept))
+            await self.on_round(
+                RoundReport(self.round, batch, self.joint, worker.parameters, training, kept, after.count)
+            )
 
     async def _check_finite(self, worker: Worker) -> None:
         """A NaN never leaves this peer."""

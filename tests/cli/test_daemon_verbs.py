@@ -213,6 +213,14 @@ def finished(reached: bool | None) -> list[dict[str, Any]]:
     ]
 
 
+def test_follow_shows_what_all_peers_measured_together(discod: Type, daemon: FakeDaemon) -> None:
+    accepted(discod, daemon)
+    daemon.events = finished(True)
+    daemon.events[2] |= {"accuracy_joint": 0.93}
+    shown = discod("train", "digits", "--yes", "--follow")
+    assert "together 0.900  joint accuracy 0.930 over the peers' own validation rows  3 peers" in shown.err
+
+
 @pytest.mark.parametrize(("reached", "code"), [(True, 0), (None, 0), (False, 6)])
 def test_follow_ends_with_model_accuracy_and_export(
     reached: bool | None, code: int, discod: Type, daemon: FakeDaemon

@@ -91,6 +91,16 @@ def test_alone_one_peer_is_enough() -> None:
         ({"privacy": PrivacySpec(noise_multiplier=3.0)}, "privacy.noise_multiplier is set"),
         ({"privacy": PrivacySpec("record", epsilon=3.0, noise_multiplier=1.5)}, "both set"),
         ({"privacy": PrivacySpec("record", clip=2.0)}, "how much noise"),
+        ({"privacy": PrivacySpec("record", epsilon=3.0, metrics="joint")}, "unit record has no noise for counts"),
+        (
+            {"privacy": PrivacySpec(metrics="joint"), "aggregation": AggregationSpec("median")},
+            "median compares words and does not sum them",
+        ),
+        ({"privacy": PrivacySpec(metrics="joint"), "scheme": "local"}, "in a local task there is no sum"),
+        (
+            {"privacy": PrivacySpec(metrics="joint"), "training": TrainingSpec(validation_split=0.0)},
+            "leaves no row to measure on",
+        ),
     ],
 )
 def test_impossible_combinations_are_named(change: dict[str, object], says: str) -> None:
@@ -147,3 +157,6 @@ def test_explain_states_the_guarantee_in_words() -> None:
     )
     assert "noise     3.25 x the clip in each of 320 steps; gradients of a row clipped to 0.5" in explain(alone, 4810)
     assert "none: no noise is added" in "\n".join(explain(TASK, 4810))
+    assert "metrics" not in "\n".join(explain(TASK, 4810))
+    joint = msgspec.structs.replace(TASK, privacy=PrivacySpec(metrics="joint"))
+    assert "their loss are seen as sums over a round's peers" in "\n".join(explain(joint, 4810))
