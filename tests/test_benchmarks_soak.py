@@ -8,15 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from benchmarks import _verdict as verdict
-from benchmarks._faults import DISABLING, KINDS, LASTS_SECONDS, Fault, schedule, steps
+from benchmarks._faults import DISABLING, KINDS, LASTS_SECONDS, LONG_AFTER_SECONDS, Fault, schedule, steps
 from benchmarks._verdict import HANG_SECONDS, Ended, Told
 from benchmarks._wire import LISTENS, WHOLE, Way, Wire
 from benchmarks.soak import Outcome, Seen, judge, wrong
+from discod.p2p.link import IDLE_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SEEDS = range(50)
@@ -33,24 +35,39 @@ def test_the_schedule_is_a_function_of_the_seed() -> None:
     assert [(f.kind, f.victims, round(f.begins, 2), round(f.ends, 2)) for f in first] == PINNED
 
 
-PINNED = [("slow", ("a",), 3.0, 11.53), ("node", (), 11.56, 17.46)]
+PINNED = [("partition", ("a", "b"), 3.0, 6.55), ("stop", ("b",), 11.86, 16.63)]
 
 
-@pytest.mark.parametrize("minutes", [1, 10])
+@pytest.mark.parametrize("minutes", [1, 2, 10])
 def test_at_least_five_faults_a_minute_and_all_end_in_time(minutes: int) -> None:
     for seed in SEEDS:
         faults = schedule(seed, 60 * minutes, FIVE)
         assert len(faults) >= 5 * minutes
         assert all(0 < fault.begins < fault.ends <= 60 * minutes for fault in faults)
-        low, high = zip(*(LASTS_SECONDS[fault.kind] for fault in faults), strict=True)
-        lasts = [fault.ends - fault.begins for fault in faults]
-        assert all(a <= b <= c + 1e-9 for a, b, c in zip(low, lasts, high, strict=True))
+
+
+def test_some_are_longer_than_a_link_lives_without_a_byte_but_none_at_first() -> None:
+    for seed in SEEDS:
+        faults = schedule(seed, 600, FIVE)
+        long = [fault for fault in faults if fault.ends - fault.begins > IDLE_SECONDS]
+        assert long
+        assert all(fault.begins > LONG_AFTER_SECONDS and fault.kind in ("stop", "partition") for fault in long)
+        short = [fault for fault in faults if fault not in long]
+        assert all(fault.ends - fault.begins <= LASTS_SECONDS[fault.kind][1] + 1e-9 for fault in short)
 
 
 def test_every_five_faults_are_one_of_each_kind() -> None:
     for seed in SEEDS:
         kinds = [fault.kind for fault in schedule(seed, 600, FIVE)]
         assert all(set(kinds[i : i + 5]) == set(KINDS) for i in range(0, len(kinds) - 4, 5))
+
+
+def test_none_begins_before_the_last_of_its_kind_has_ended() -> None:
+    for seed in SEEDS:
+        faults = schedule(seed, 600, FIVE)
+        for kind in KINDS:
+            those = [fault for fault in faults if fault.kind == kind]
+            assert all(before.ends <= after.begins for before, after in pairwise(those))
 
 
 @pytest.mark.parametrize("peers", ["abcd", "abcde", "abcdefgh"])
