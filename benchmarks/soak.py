@@ -270,6 +270,16 @@ def row_of(chosen: argparse.Namespace, outcome: Outcome, load: float) -> dict[st
     }
 
 
+def slowest_of(outcome: Outcome, seen: Seen) -> str | None:
+    """Of all recoveries the slowest, and from what."""
+    ends = [(at, fault) for at, what, fault in seen.done if what == "ends"]
+    both = [(seconds, *end) for seconds, end in zip(outcome.recoveries, ends, strict=True) if seconds is not None]
+    if not both:
+        return None
+    seconds, at, fault = max(both, key=lambda each: each[0])
+    return f"{seconds:.1f} s, of {fault.kind} {' '.join(fault.victims)} that ended at {at:.1f} s".replace("  ", " ")
+
+
 def wrong(outcome: Outcome, minutes: float) -> list[str]:
     """What is wrong with the result, in sentences."""
     least = LEAST_A_MINUTE * minutes
@@ -326,9 +336,11 @@ def run(chosen: argparse.Namespace) -> int:
         outcome = judge(soak.seen, soak.told(), names)
         minutes = (soak.seen.over - soak.seen.began) / 60
         why = wrong(outcome, min(minutes, chosen.minutes))
-        if why:
+        if why or chosen.keep:
             say(f"kept: {keep(soak, why)}")
     print(json.dumps(row_of(chosen, outcome, load)))
+    if (slowest := slowest_of(outcome, soak.seen)) is not None:
+        say(f"slowest recovery: {slowest}")
     for fork in outcome.forks:
         say(f"fork: {fork.peer} held {fork.state} as round {fork.round}")
     for sentence in why:
@@ -345,6 +357,7 @@ def main() -> int:
     parser.add_argument("--peers", type=arguments.number(4, 16, int, "the number of peers"), default=5)
     parser.add_argument("--aggregator", choices=AGGREGATORS, default="mean")
     parser.add_argument("--seed", type=arguments.number(0, 1 << 62, int, "the seed"), default=0)
+    parser.add_argument("--keep", action="store_true", help="keep what was told and logged when all is right, too")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, arguments.terminated)
     try:

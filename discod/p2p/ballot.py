@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from discod.errors import Refused
@@ -86,6 +86,12 @@ class Ballots:
             tuple(dones[peer] for peer in sorted(dones)),
         )
         return ballot.certificate
+
+    def missed(self, certificates: Iterable[Certificate]) -> list[Signed]:
+        """Of verified certificates the Dones under my own rids that still lack one: votes like any other."""
+        lacking = {rid for rid, ballot in self._ballots.items() if ballot.certificate is None}
+        dones = (signed for certificate in certificates for signed in certificate.dones)
+        return [signed for signed in dones if self._keyring.check(signed).rid in lacking]
 
     def certified(self, base_hash: bytes) -> tuple[Head, bytes] | None:
         """A certified child of the base whose state I made myself: (head, rid)."""

@@ -229,6 +229,8 @@ class Round:
                 self.standing.on_ask(peer, body, self.calling.election.links.get(peer))
             case State():
                 self.standing.on_state(peer, body)
+                for done in self.ballots.missed(body.headers):
+                    self._replay(done, now)
             case Proof():
                 self._ban(signer_of_both(body, self.keyring.check, self.rules.scope), now)
             case _ if attempt is not None and attempt.terms.rid == envelope.rid:
@@ -280,17 +282,13 @@ class Round:
 
     def _settle(self, now: float) -> None:
         """At a round boundary: stand on the best certified state in sight."""
-        own = self.ballots.certified(self.chain.base_hash)
-        running = self.attempt is not None and (self.attempt.spent or self._contributing)
-        if own is not None and (not running or self._attempt(own[1]) is not None):
+        own, attempt, look = self.ballots.certified(self.chain.base_hash), self.attempt, self.standing.settle
+        running = attempt if attempt is not None and (attempt.spent or self._contributing) else None
+        if own is not None and (running is None or self._attempt(own[1]) is not None):
             self._adopt(own[0], own[1], now)
-        elif running:
-            self.standing.wake = math.inf
-            attempt = self.attempt
-            if attempt is None or attempt.finishing or self.ballots.get(attempt.terms.rid).certificate is None:
-                return
-        links = self.calling.election.links
-        self.standing.settle({peer: links[peer] for peer in self.voice.linked if peer in links}, now)
+        elif running and (running.finishing or self.ballots.get(running.terms.rid).certificate is None):
+            look = self.standing.watch
+        look({peer: links for peer, links in self.calling.election.links.items() if peer in self.voice.linked}, now)
 
     def _enter(self, call: Call, now: float) -> None:
         """Begin the attempt of a Roster that this peer answers or has called."""

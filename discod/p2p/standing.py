@@ -39,6 +39,7 @@ class Standing:
         self.wake = math.inf
         self._rules, self._voice, self._entropy = rules, voice, entropy
         self._asked: dict[bytes, float] = {}
+        self._patience = math.inf  # with those that are ahead of me while my attempt runs
 
     def lost(self, peer: bytes) -> None:
         self._asked.pop(peer, None)
@@ -65,7 +66,7 @@ class Standing:
 
     def settle(self, positions: Mapping[bytes, Links], now: float) -> None:
         """Ask about what is unknown; fetch the best state in sight when it is not the base."""
-        self.wake = math.inf
+        self.wake = self._patience = math.inf
         for peer in sorted(positions):
             self._ask_about(peer, positions[peer], now)
         bases = {peer: links.base for peer, links in positions.items()}
@@ -74,6 +75,17 @@ class Standing:
             self.fetching = None
         else:
             self._fetch(target, sorted(p for p, base in bases.items() if base == target), now)
+
+    def watch(self, positions: Mapping[bytes, Links], now: float) -> None:
+        """In a running attempt, fetch nothing; but who stays ahead may have the certificate whose Dones I missed."""
+        self.wake = math.inf
+        ahead = [peer for peer, links in sorted(positions.items()) if links.round > self.chain.base.round]
+        self._patience = min(self._patience, now + ASK_SECONDS) if ahead else math.inf
+        if now < self._patience:
+            self.wake = self._patience
+            return
+        for peer in ahead:
+            self._ask_about(peer, positions[peer], now)
 
     def _ask_about(self, peer: bytes, links: Links, now: float) -> None:
         chain, state = self.chain, links.base

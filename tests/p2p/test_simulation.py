@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 
-from discod.wire.rounds import NO_RID, Links, make_envelope
+from discod.p2p.terms import Phase
+from discod.wire.rounds import NO_RID, Done, Links, make_envelope
+from tests.p2p.stage import Stage
 from tests.p2p.world import SCOPE, FakeKeyring, World
 
 RUNS = 60
@@ -82,6 +84,25 @@ def test_a_member_that_moved_on_unheard_does_not_hold_me_in_its_attempt() -> Non
     signed = FakeKeyring(other.peer, frozenset(world.hosts)).sign(envelope)
     waiting.perform(waiting.machine.receive(signed, world.now))
     assert attempt.closed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_who_missed_the_dones_of_its_round_asks_how_the_others_went_on(seed: int) -> None:
+    """Found by a soak: cut off with its Done out, it waited for the deadline while the others went on."""
+    stage = Stage(5, seed, min_peers=3)
+    stage.boot()
+    victim, *others = stage.actors.values()
+    assert stage.run(60.0, lambda: min(actor.round for actor in stage.actors.values()) >= 2)
+    stage.silent = lambda _, to, envelope: to == victim.peer and envelope.kind == Done.kind
+
+    def signed() -> bool:
+        attempt = victim.running.attempt
+        return attempt is not None and attempt.phase is Phase.SIGNED
+
+    assert stage.run(60.0, lambda: signed() and min(other.round for other in others) > victim.round)
+    base = victim.round
+    assert stage.run(5.0, lambda: victim.round > base)
+    assert stage.run(60.0, stage.one_base)
 
 
 def fault(world: World, peers: list[bytes]) -> None:
