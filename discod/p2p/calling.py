@@ -20,7 +20,7 @@ from discod.p2p.secagg import Secrets, SecureSum, check_keys
 from discod.p2p.terms import LEAST_STRAGGLE_SECONDS, Terms
 from discod.p2p.voice import Voice
 from discod.ring import chunk_bounds
-from discod.wire.rounds import Advert, Envelope, Leave, Roster, Signed, parse_body
+from discod.wire.rounds import Advert, Envelope, Leave, Roster, Signed, message_hash, parse_body
 
 READVERT_SECONDS = (0.5, 2.0)  # jitter after a lost attempt
 LEAST_SECURE = 3  # of two, each knows the other's update from the sum
@@ -206,7 +206,7 @@ class Calling:
 
     def _taken(self, call: Call) -> Call:
         """From here on my Advert and theirs belong to this roster."""
-        self.election.used.update(map(self._hash_of, call.roster))
+        self.election.used.update(map(message_hash, call.message.adverts))  # not newer ones, sent while I waited
         self.election.quorum_since = math.inf  # the next quorum has a grace, and ranks, of its own
         secrets, self.mine.advert, self.mine.secrets = self.mine.secrets, None, None
         return replace(call, secrets=secrets)
@@ -226,9 +226,6 @@ class Calling:
         keys = {p: self._advert_of(a).keys for p, a in zip(call.roster, call.message.adverts, strict=True)}
         promised = {peer: theirs for peer, theirs in keys.items() if theirs is not None}  # all: they were checked
         return SecureSum(call.rid, self._keyring.me, call.roster, call.threshold, call.secrets, promised, self._entropy)
-
-    def _hash_of(self, peer: bytes) -> bytes:
-        return self.election.adverts[peer].hash
 
     def _objection(self, call: Call, valid: dict[bytes, Held], now: float) -> str:
         if len(call.roster) < self.quorum():

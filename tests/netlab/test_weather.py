@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400), pytest.mark.xdist_group
 UNHURRIED = "stand-in:5000:0.3"  # a round takes about a second: there are enough left when the weather clears
 NOTICE_SECONDS = 60.0  # to miss a peer (20 s without a byte), and then two attempts of a round
 RETURN_SECONDS = 120.0  # to dial again: waits grow to 45 s
+SILENCE_SECONDS = 75.0  # a node drops who is silent for 60 s, a round without a certificate ends after 30 s
 
 HEAVY_FLOATS, MBIT, STRAGGLE_SECONDS = 500_000, 10.0, 5.0  # 2 MB, 1.6 s on a line of so many Mbit/s
 
@@ -56,6 +58,28 @@ def test_parted_the_majority_goes_on_and_rejoined_all_end_with_one_model(unhurri
     crew.until(lambda: all(peer.ended for peer in crew.peers.values()), "all have finished", RETURN_SECONDS)
     crew.finish()
     assert all(map(never_goes_back, crew.peers.values()))
+
+
+def test_after_a_silence_longer_than_every_deadline_all_go_on_by_themselves(unhurried: Town) -> None:
+    crew, lab = unhurried.crew, unhurried.lab
+    peers = unhurried.settle(homes="abc", street="d")
+    crew.meet()
+    crew.train(a_task("secure", rounds=20, min_peers=4))
+    crew.reach(3, *"abcd")
+    lab.silence()
+    began = time.monotonic()
+    others = len(peers) - 1
+    crew.until(
+        lambda: all(len(peer.all("peer.disconnected")) >= others and peer.all("signaling.lost") for peer in peers),
+        "everybody misses everybody",
+        SILENCE_SECONDS,
+    )
+    crew.until(lambda: time.monotonic() - began > SILENCE_SECONDS, "every deadline is over", SILENCE_SECONDS + 1)
+    at = max(peer.round for peer in peers)
+    lab.clear()
+    crew.until(lambda: min(peer.round for peer in peers) >= at + 3, "all go on", RETURN_SECONDS)
+    crew.finish()
+    assert all(map(never_goes_back, peers))
 
 
 def exchange_seconds(peers: Iterable[Peer], number: int) -> float:
