@@ -140,9 +140,20 @@ async def dial(at: SignalingAt, source: str) -> trio.SocketStream:
     return await trio.open_tcp_stream(host, port, local_address=source)
 
 
+async def _close_in_the_end(tcp: trio.SocketStream) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        tcp.socket.close()
+
+
 async def call_from(at: SignalingAt, source: str, nursery: trio.Nursery) -> Guest:
-    """A WebSocket from this loopback address.  Raises: OSError, BrokenResourceError, HandshakeError."""
+    """A WebSocket from this loopback address, closed when the nursery is cancelled.
+
+    Raises: OSError, BrokenResourceError, HandshakeError.
+    """
     tcp = await dial(at, source)
+    nursery.start_soon(_close_in_the_end, tcp)
     try:
         stream: Any = tcp
         if at.tls:
