@@ -19,9 +19,10 @@ computes the same bits. `extra` words, whole numbers that are summed as they are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,27 @@ class NotFinite(DiscodError):
         self.index = index
 
 
+class Scale(Protocol):
+    """What turns values into words, and what their sum can be: a Codec, or one with noise (discod.privacy.peers)."""
+
+    @property
+    def peers(self) -> int: ...
+
+    @property
+    def bound(self) -> float: ...
+
+    @property
+    def scale(self) -> float: ...
+
+    def limit(self, included: int) -> int:
+        """What no word of a sum of so many goes beyond."""
+
+
+Noise = Callable[[Words], None]  # adds whole numbers to a block of words, in place
+
+MARGIN = 2.0**-18  # clipped so much shorter that float32's rounding makes no update longer
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """The scale of one round: `peers` contributions at most, each value within +-`bound` (a power of two)."""
@@ -64,6 +86,10 @@ class Codec:
     @property
     def scale(self) -> float:
         return float(2.0**self.bits / self.bound)
+
+    def limit(self, included: int) -> int:
+        """What no word of a sum of so many goes beyond."""
+        return included << self.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +120,22 @@ def _streams(masks: Masks | None, start: int, stop: int) -> Streams | None:
     return Streams(masks, start, min(BLOCK, stop - start)) if masks is not None and stop > start else None
 
 
+def shrinking(local: Floats, base: Floats, clip: float) -> float:
+    """By what `local - base`, (d,) float32, is multiplied so that its norm, over all of it, is at most `clip`.
+
+    1 when it holds NaN or infinity: `encode` says where.
+    """
+    squares = 0.0
+    for a, b in _blocks(0, local.size):
+        with np.errstate(over="ignore", invalid="ignore"):
+            x = np.subtract(local[a:b], base[a:b]).astype(np.float64)
+            squares += float(x @ x)
+    norm, most = math.sqrt(squares) if squares >= 0 else math.inf, clip * (1 - MARGIN)
+    return most / norm if most < norm < math.inf else 1.0
+
+
 def encode(
-    local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, masks: Masks | None = None
+    local: Floats, base: Floats, codec: Scale, weight: int | None, out: Words, masks: Masks | None = None
 ) -> Encoded:
     """Write the words of `local - base`, weighted and masked, into `out`.
 
@@ -112,16 +152,21 @@ def encode(
 def encode_chunk(
     local: Floats,
     base: Floats,
-    codec: Codec,
+    codec: Scale,
     weight: int | None,
     out: Words,
     chunk: int,
     masks: Masks | None = None,
     extra: Words = NO_WORDS,
+    shrink: float = 1.0,
+    noise: Noise | None = None,
 ) -> Encoded:
     """Write one chunk of what `encode` writes, and nothing else of `out`: chunks may be encoded side by side.
 
-    extra: (k,) uint32, between vector and weight. Raises: NotFinite.
+    extra: (k,) uint32, between vector and weight. `shrink` multiplies the update; `noise` is added to its words before
+    they are masked, and nothing is clipped then.
+
+    Raises: NotFinite.
     """
     tail = extra if weight is None else np.append(extra, np.uint32(weight))
     if out.size != local.size + tail.size:
@@ -129,7 +174,10 @@ def encode_chunk(
     start, stop = chunk_bounds(out.size, codec.peers)[chunk]
     streams, state, clipped = _streams(masks, start, stop), sha256(), 0
     for a, b in _blocks(start, stop):
-        clipped += _encode_block(local, base, codec, weight, out, a, min(b, local.size))
+        part = slice(a, min(b, local.size))
+        clipped += _encode_block(local, base, codec, _factor(weight) * shrink, out, part)
+        if noise is not None:
+            noise(out[part])
         if b > local.size:
             first = max(a, local.size)
             out[first:b] = tail[first - local.size : b - local.size]
@@ -139,7 +187,12 @@ def encode_chunk(
     return Encoded((state.digest(),), clipped)
 
 
-def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int | None, out: Words, a: int, b: int) -> int:
+def _factor(weight: int | None) -> float:
+    return 1.0 if weight is None else weight / FULL_WEIGHT
+
+
+def _encode_block(local: Floats, base: Floats, codec: Scale, factor: float, out: Words, part: slice) -> int:
+    a, b = part.start, part.stop
     if a >= b:
         return 0
     with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are found below, and named
@@ -147,8 +200,8 @@ def _encode_block(local: Floats, base: Floats, codec: Codec, weight: int | None,
     high, low = x.max(), x.min()  # NaN propagates through both
     if not (np.isfinite(high) and np.isfinite(low)):
         raise NotFinite(a + int(np.argmin(np.isfinite(x))))
-    if weight is not None and weight != FULL_WEIGHT:
-        x *= np.float32(weight / FULL_WEIGHT)
+    if factor != 1.0:
+        x *= np.float32(factor)
     bound, clipped = np.float32(codec.bound), 0
     if max(high, -low) > bound:
         clipped = int(np.count_nonzero(np.abs(x) > bound))
@@ -187,13 +240,13 @@ def unmask(words: Words, start: int, masks: Masks) -> None:
             streams.apply(words[a:b])
 
 
-def check_bound(total: Words, codec: Codec, included: int) -> bool:
+def check_bound(total: Words, codec: Scale, included: int) -> bool:
     """Whether every word of a sum of `included` contributions is one that they can make: at most included 2^m.
 
     total: (d,) or (d + 1,) uint32; a sum of weights is far below the bound. What fails was not unmasked, or was made
     by somebody who does not keep to the codec.
     """
-    limit, signed = included << codec.bits, total.view(np.int32)
+    limit, signed = codec.limit(included), total.view(np.int32)
     blocks = (signed[a:b] for a, b in _blocks(0, total.size))
     return all(-limit <= int(block.min()) and int(block.max()) <= limit for block in blocks)
 
@@ -207,7 +260,7 @@ class Applied:
 
 
 def apply_mean(
-    base: Floats, total: Words, codec: Codec, out: Floats, peers: int | None = None, extra: int = 0
+    base: Floats, total: Words, codec: Scale, out: Floats, peers: int | None = None, extra: int = 0
 ) -> Applied:
     """base + mean -> out, all (d,) float32.
 

@@ -70,13 +70,12 @@ def forecast(client: Client, task: dict[str, Any], alias: str) -> list[str]:
 def forecast_lines(found: dict[str, Any]) -> list[str]:
     """A forecast of the control API as lines."""
     data, delta = found["data"], _delta(found["delta"])
-    lines = [
-        f"steps     {found['steps']} on '{data}', each with noise z {found['z']:g} and q {found['q']:.3g} of the rows"
-    ]
+    lines = [_noise(found)]
+    unit = "per peer and record" if found["unit"] == "peer" else "per record"
     if not found["charged"]:
         return [
             *lines,
-            f"spends    epsilon {_epsilon(found['epsilon'])} (delta {delta}, per record), of no budget: a sample",
+            f"spends    epsilon {_epsilon(found['epsilon'])} (delta {delta}, {unit}), of no budget: a sample",
         ]
     budget, delta = found["budget"], _delta(found["budget_delta"])
     cost = f"spends    epsilon {_epsilon(found['spends'])} of {budget:g} on '{data}'"
@@ -84,7 +83,14 @@ def forecast_lines(found: dict[str, Any]) -> list[str]:
         left = f"only {budget - found['spent']:.1f} is left, and training stops when that is used up"
     else:
         left = f"leaves {found['leaves']:.1f}"
-    return [*lines, f"{cost}; {left} (delta {delta}, per record)"]
+    return [*lines, f"{cost}; {left} (delta {delta}, {unit})"]
+
+
+def _noise(found: dict[str, Any]) -> str:
+    data, z = found["data"], found["z"]
+    if found["unit"] == "peer":
+        return f"updates   {found['releases']} of '{data}', each clipped to {found['clip']:g}, noise z {z:g} times that"
+    return f"steps     {found['steps']} on '{data}', each with noise z {z:g} and q {found['q']:.3g} of the rows"
 
 
 def _row(one: dict[str, Any]) -> list[object]:

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from discod.control.events import EventLog
-from discod.daemon.charging import Content, charge_of, content_of, noise_for_data, shown_noise
+from discod.daemon.charging import Content, charge_of_rounds, content_of, noise_for_data, shown_noise
 from discod.daemon.sources import Sources
 from discod.errors import UserError
 from discod.identity import short_id, show_id
@@ -55,7 +55,7 @@ class Budgets:
         base = self._store.base(task.id)
         rounds = max(1, task.rounds - (base.round if base else 0))
         budget = self._store.budget(content.hash, content.path)
-        after = budget.spent_with(charge_of(content, noise, rounds * task.round_duration))
+        after = budget.spent_with(charge_of_rounds(content, noise, rounds, task.round_duration))
         return shown | {
             "charged": True,
             "budget": budget.epsilon,

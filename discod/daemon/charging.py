@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from discod.errors import BadData, LocalError
 from discod.privacy.accountant import NOTHING, epsilon_of
+from discod.privacy.peers import PeerNoise, Portion, costs, plan_peer_noise
 from discod.privacy.plan import Noise, plan_noise
-from discod.store import Charge, SpentRow
+from discod.store import Amend, Charge, SpentRow
 from discod.train import datasets
 from discod.train.datasets.source import readable
 from discod.train.task import TaskSpec
@@ -50,14 +51,14 @@ def content_of(source: str) -> Content | None:
     return Content(hash_, str(path.resolve()))
 
 
-def noise_for_data(task: TaskSpec, source: str) -> Noise | None:
+def noise_for_data(task: TaskSpec, source: str) -> Noise | PeerNoise | None:
     """The noise of a run of this task on this source; None without privacy. Blocking.
 
     Raises: BadData (they do not fit), PermissionProblem.
     """
     found = datasets.load(source, task.data)
-    if not task.is_private:
-        return None
+    if not task.noises_steps:
+        return plan_peer_noise(task)
     training, _ = datasets.split(found, task.training.validation_split, task.seed, by_row=True)
     return plan_noise(task, len(training))
 
@@ -65,6 +66,13 @@ def noise_for_data(task: TaskSpec, source: str) -> Noise | None:
 def charge_of(content: Content, noise: Noise, steps: int) -> Charge:
     """What so many steps cost."""
     return Charge(content.hash, content.path, noise.per_round(steps), NOTHING, noise.overflow * steps)
+
+
+def charge_of_rounds(content: Content, noise: Noise | PeerNoise, rounds: int, batches: int) -> Charge:
+    """What so many rounds of so many batches cost, when none is lost."""
+    if isinstance(noise, Noise):
+        return charge_of(content, noise, rounds * batches)
+    return Charge(content.hash, content.path, *costs(noise.z, rounds))
 
 
 class Charging:
@@ -103,6 +111,10 @@ class Charging:
             raise LocalError("an update is trained before it is charged")
         return None if self._content is None else charge_of(self._content, self._noise, batches - self._paid)
 
+    def amend(self, portion: Portion, included: int) -> Amend | None:
+        """What a certified sum over so many has cost less than was charged (0: it is without this peer's update)."""
+        return None
+
     def covers(self, batches: int) -> bool:
         """Whether an update of this batch is within the steps that the noise of the task is planned for."""
         return not self._task.is_private or self._released + batches - self._paid <= self._task.steps
@@ -130,8 +142,11 @@ class Charging:
         return self._task.training.momentum > 0
 
 
-def shown_noise(noise: Noise) -> dict[str, Any]:
-    """A plan in the control API; `epsilon` is that of all steps."""
+def shown_noise(noise: Noise | PeerNoise) -> dict[str, Any]:
+    """A plan in the control API; `epsilon` is that of all steps, or releases."""
+    if isinstance(noise, PeerNoise):
+        shared = {"z": noise.z, "releases": noise.releases, "delta": noise.delta, "clip": noise.clip}
+        return {"unit": "peer", "epsilon": noise.epsilon} | shared
     return {
         "unit": "record",
         "epsilon": noise.epsilon,

@@ -41,7 +41,6 @@ from discod.p2p.chain import Chain
 from discod.p2p.mesh import BulkArrived, LinkDown, LinkUp, Mesh, Received
 from discod.p2p.round import Round
 from discod.p2p.rules import Rules, Spent
-from discod.ring import Codec
 from discod.store import Store
 from discod.train.rounds import JointState, Measured
 from discod.train.task import TaskSpec
@@ -338,8 +337,7 @@ class DecentralizedExchange:
 
     def _room(self, rid: bytes) -> Room:
         """The buffers of an attempt; a transfer may want them a moment before its Open is performed."""
-        roster = self._machine.ballots.get(rid).terms.roster
-        return self._shop.open(rid, Codec(len(roster), self._machine.chain.base.bound))
+        return self._shop.open(rid, self._machine.ballots.get(rid).terms, self._machine.chain.base.bound)
 
     def _close(self, rid: bytes, why: str, spent: bool) -> None:
         self._shop.close(rid)
@@ -392,7 +390,7 @@ class DecentralizedExchange:
     async def _adopt(self, effect: fx.Adopt, others: tuple[Certificate, ...], roster: tuple[bytes, ...]) -> None:
         """Make a state the base; then the effects that came after it may be performed."""
         head = effect.head
-        await self._shop.adopt(head, effect.certificate, others, roster)
+        await self._shop.adopt(head, effect.certificate, others, roster, self._machine.keyring.me)
         self._dropped = self._dropped or not (effect.keep_update or self._turn.waits)
         self._notify("round.certified", {"round": head.round, "state": head_hash(head)[:4].hex()})
         if self._turn.waits and (not effect.keep_update or head.round >= self._task.rounds):

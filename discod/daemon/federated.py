@@ -23,7 +23,7 @@ from discod.daemon.charging import Charging
 from discod.daemon.exchanging import ExchangeStatus
 from discod.daemon.routing import RunEvent
 from discod.daemon.turn import LAST
-from discod.daemon.versions import Base, Versions, update_bytes
+from discod.daemon.versions import Base, Versions
 from discod.daemon.workshop import Reached, reach_nothing
 from discod.errors import Broken, PeerError, UserError
 from discod.identity import Identity, Members, TaskOffer, parse_id, parse_record
@@ -288,7 +288,7 @@ class FederatedExchange:
         if 0 < self._attempt <= self._last:
             return ""  # the node has it: only its answer was lost
         if not self._versions.covers(self.batches):
-            return self._unsent("all steps that the privacy of the task is planned for are sent")
+            return self._unsent("all that the privacy of the task is planned for is sent")
         self._seq += 1
         answer = await line.offer(self._offer())
         if isinstance(answer, Pushed) and answer.code == "counted" and self._remeasure(answer.counted):
@@ -330,7 +330,7 @@ class FederatedExchange:
         return True
 
     def _spend(self, local: Vector) -> tuple[bytes, bytes]:
-        vector = update_bytes(local, self._origin)
+        vector = self._versions.update_bytes(local, self._origin)
         return vector, self._versions.spend(self.base, self._seq, vector, self.batches)
 
     def _weight(self, samples: int) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from discod.daemon.charging import Charging
+from discod.daemon.releasing import charging_for
 from discod.errors import BadData
+from discod.privacy.peers import Portion
 from discod.ring import hash_floats
 from discod.store import Header, SpentRow, Store
 from discod.train.task import TaskSpec
@@ -33,7 +35,7 @@ class Shelf:
 
     def __init__(self, store: Store, task: TaskSpec, scope: bytes, charging: Charging | None = None) -> None:
         self._store, self._task, self._scope = store, task, scope
-        self._charging = charging or Charging(task)
+        self._charging = charging or charging_for(task)
         self._written: set[bytes] = set()  # states whose certificates are on disk
 
     def load(self, first: Vector) -> Kept:
@@ -87,11 +89,17 @@ class Shelf:
         self._store.spend(self._task.id, SpentRow(base, batches, rid, 0.0, None), charge)
         self._charging.paid(batches)
 
-    def certify(self, certificate: Certificate, known: Iterable[Certificate]) -> None:
-        """The state of `certificate` is the base, in one transaction with every other certificate not yet on disk."""
+    def certify(
+        self, certificate: Certificate, known: Iterable[Certificate], sent: Portion | None = None, included: int = 0
+    ) -> None:
+        """The state of `certificate` is the base, in one transaction with every other certificate not yet on disk.
+
+        `sent`: this peer's noise in the attempt that made it, and how many are in the sum; 0 without this peer.
+        """
+        change = self._charging.amend(sent, included) if sent is not None else None
         others = [c for c in known if c.state != certificate.state and c.state not in self._written]
         headers = [_header(c) for c in (*others, certificate)]
-        self._store.certify(self._task.id, headers)
+        self._store.certify(self._task.id, headers, change)
         self._written |= {header.state for header in headers}
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import numpy as np
 
 from discod.errors import LocalError
-from discod.ring import Codec, Words, chunk_bounds
+from discod.ring import Scale, Words, chunk_bounds
 
 
 class Room:
     """Buffers for one roster of `codec.peers`, vectors of `words` = d + 1."""
 
-    def __init__(self, words: int, codec: Codec) -> None:
+    def __init__(self, words: int, codec: Scale) -> None:
         self.codec = codec
         self.mine: Words | None = None
         self._bounds = chunk_bounds(words, codec.peers)

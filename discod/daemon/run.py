@@ -20,7 +20,8 @@ import msgspec
 import trio
 
 from discod.control.app import error_fields
-from discod.daemon.charging import Charging, content_of
+from discod.daemon.charging import content_of
+from discod.daemon.releasing import charging_for
 from discod.daemon.resuming import where_to_start
 from discod.daemon.saving import figures_of, measured_in, save_model, save_working, shown_model, vector_hash
 from discod.daemon.surroundings import Surroundings
@@ -54,7 +55,7 @@ class Run:
         self.traffic = Traffic(self.counted())
         engine, spec = around.engine, task.spec
         self.job = Job(spec, source, 0, engine.name, engine.device, engine.length, engine.seconds_per_batch)
-        self.charging = Charging(spec)
+        self.charging = charging_for(spec)
         self.exchange = around.make_exchange(
             task=spec,
             scope=task.scope,

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from discod.config import Config, Paths
-from discod.daemon.charging import Content, charge_of, content_of, noise_for_data
+from discod.daemon.charging import Content, charge_of_rounds, content_of, noise_for_data
 from discod.errors import BadConfig, BadData, UserError
 from discod.store import DatasetRow, Store
 from discod.store.budgets import exhausted
@@ -51,7 +51,7 @@ class Sources:
         noise = noise_for_data(task, source)
         if noise is None or (content := content_of(source)) is None:
             return
-        budget, charge = self._store.budget(*content), charge_of(content, noise, task.round_duration)
+        budget, charge = self._store.budget(*content), charge_of_rounds(content, noise, 1, task.round_duration)
         if not budget.covers(charge):
             raise exhausted(budget, charge)
 

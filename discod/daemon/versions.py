@@ -12,9 +12,11 @@ import numpy as np
 from msgspec import Struct
 
 from discod.daemon.charging import Charging
+from discod.daemon.releasing import charging_for, noised_update
 from discod.errors import BadData
 from discod.identity import parse_id, peer_id, verify
 from discod.p2p.hosting import NewVersion
+from discod.privacy.peers import plan_peer_noise
 from discod.ring import NotFinite, hash_floats
 from discod.store import Header, SpentRow, Store
 from discod.train.task import TaskSpec
@@ -53,7 +55,7 @@ class Versions:
         self, store: Store, task: TaskSpec, scope: bytes, hosted: bytes, first: Vector, charging: Charging | None
     ) -> None:
         self._store, self._task, self._hosted, self._first = store, task, hosted, first
-        self._charging = charging or Charging(task)
+        self._charging = charging or charging_for(task)
         self.origin = head_hash(Head(scope, 0, bytes(32), task.aggregation.bound, hash_floats(first)))
 
     def load(self) -> Base:
@@ -90,6 +92,12 @@ class Versions:
     def covers(self, batches: int) -> bool:
         """Whether the task's privacy is planned for this update too: an asynchronous peer may train more rounds."""
         return self._charging.covers(batches)
+
+    def update_bytes(self, local: Vector, origin: Vector) -> bytes:
+        """local - origin, both (d,), with the noise of a task of unit peer, as it travels.  Raises: NotFinite."""
+        if (noise := plan_peer_noise(self._task)) is not None:
+            return noised_update(local, origin, noise).astype("<f4", copy=False).tobytes()
+        return update_bytes(local, origin)
 
     def spend(self, base: bytes, seq: int, vector: bytes, batches: int) -> bytes:
         """An update is about to leave: note that, and charge for it; the (32,) hash of the vector.

@@ -19,9 +19,12 @@ import numpy as np
 import trio
 
 from discod.daemon.kept import Kept, Shelf
+from discod.daemon.releasing import fresh_noise, scale_of
 from discod.daemon.room import Room
 from discod.errors import UserError
 from discod.masks import Masks
+from discod.p2p.terms import Terms
+from discod.privacy.peers import Portion
 from discod.ring import (
     BLOCK,
     FULL_WEIGHT,
@@ -34,6 +37,7 @@ from discod.ring import (
     check_bound,
     combine,
     encode_chunk,
+    shrinking,
     weight_word,
 )
 from discod.robust import join
@@ -62,6 +66,7 @@ class Candidate(NamedTuple):
     parameters: Vector
     contributors: tuple[bytes, ...]
     joint: Totals | None = None
+    sent: Portion | None = None  # what this peer has sent in the attempt that made it, if secure and noised
 
 
 class Workshop:
@@ -110,10 +115,11 @@ class Workshop:
         if self.reached is not reach_nothing:
             self.reached(f"say-{parse_envelope(signed).kind}", self.next_round)
 
-    def open(self, rid: bytes, codec: Codec) -> Room:
+    def open(self, rid: bytes, terms: Terms, bound: float) -> Room:
         """The buffers of an attempt, made when they are first asked for."""
         if rid not in self._rooms:
-            self._rooms[rid] = Room(self.words, codec)
+            scale = scale_of(self._task, len(self.base), bound, len(terms.roster), terms.threshold)
+            self._rooms[rid] = Room(self.words, scale)
         return self._rooms[rid]
 
     def room(self, rid: bytes) -> Room | None:
@@ -133,11 +139,14 @@ class Workshop:
         """
         self.reached("contribute", self.next_round)
         words = np.empty(self.words, np.uint32)
-        state, weight, extra = self.state, self._weight_word(samples), self._metrics()
+        state, weight, codec, extra = self.state, self._weight_word(samples), room.codec, self._metrics()
 
         def part(first: int, step: int) -> list[Encoded]:
-            chunks = range(first, room.codec.peers, step)
-            return [encode_chunk(local, origin, room.codec, weight, words, chunk, masks, extra) for chunk in chunks]
+            shrink, noise = 1.0, None
+            if isinstance(codec, Portion):
+                shrink, noise = shrinking(local, origin, codec.clip), fresh_noise(codec)
+            chunks = range(first, codec.peers, step)
+            return [encode_chunk(local, origin, codec, weight, words, c, masks, extra, shrink, noise) for c in chunks]
 
         try:
             encoded = await self._reading(part, 1 if words.size <= SMALL_WORDS else THREADS)
@@ -161,6 +170,7 @@ class Workshop:
         pieces, out = room.prepare(chunk, included, me)
         work = partial(combine, pieces, out, room.start(chunk), opening)
         if (rule := self._task.robust) is not None:
+            assert isinstance(room.codec, Codec), "no task has both a robust rule and noise of its own"
             work = partial(join, pieces, out, rule, room.codec.bits)
         hash_ = work() if out.size <= SMALL_WORDS else await trio.to_thread.run_sync(work)
         room.combined(chunk, out, hash_)
@@ -182,13 +192,15 @@ class Workshop:
             if not check_bound(total[: len(base)], room.codec, peers or room.codec.peers):
                 raise UserError("a sum is larger than its updates can be", code="sum-out-of-bounds")
             made = apply_mean(base, total, room.codec, parameters, None if self.weighted else peers, extra)
-            head = Head(self._scope, before.round + 1, head_hash(before), made.next_bound, made.hash)
+            bound = before.bound if isinstance(room.codec, Portion) else made.next_bound
+            head = Head(self._scope, before.round + 1, head_hash(before), bound, made.hash)
             self._shelf.save(head, parameters)
             return head
 
         head = await trio.to_thread.run_sync(work)
         joint = joint_totals(total[len(base) : len(base) + extra], peers or room.codec.peers) if extra else None
-        self._candidate = Candidate(head, parameters, included, joint)
+        sent = room.codec if isinstance(room.codec, Portion) and room.codec.together and room.mine is not None else None
+        self._candidate = Candidate(head, parameters, included, joint, sent)
         self.reached("applied", head.round)
         return head
 
@@ -198,7 +210,7 @@ class Workshop:
         self._candidate = candidate
 
     async def adopt(
-        self, head: Head, certificate: Certificate, others: Iterable[Certificate], roster: tuple[bytes, ...]
+        self, head: Head, certificate: Certificate, others: Iterable[Certificate], roster: tuple[bytes, ...], me: bytes
     ) -> None:
         """Make a state that was kept the base, on disk first. Raises: UserError (disk-full), BadData (damaged)."""
         self.reached("adopt", head.round)
@@ -206,7 +218,8 @@ class Workshop:
         if candidate is None or candidate.head != head:
             parameters = await trio.to_thread.run_sync(self._shelf.load_candidate, head)
             candidate = Candidate(head, parameters, ())
-        await trio.to_thread.run_sync(self._shelf.certify, certificate, list(others))
+        included = len(candidate.contributors) if me in candidate.contributors else 0
+        await trio.to_thread.run_sync(self._shelf.certify, certificate, list(others), candidate.sent, included)
         self.head, self.base, self.contributors = head, candidate.parameters, candidate.contributors or roster
         self.joint = candidate.joint
         self.reached("adopted", head.round)

@@ -59,12 +59,12 @@ class Noise:
 
 
 def plan_noise(task: Planned, rows: int) -> Noise | None:
-    """The noise of a peer with `rows` training rows; None when the task has none. Takes up to a second.
+    """The noise of a peer with `rows` training rows; None when steps have none. Takes up to a second.
 
     Raises: OutOfRange.
     """
     rule = task.privacy
-    if rule.unit == "none":
+    if rule.unit != "record":
         return None
     if rows < 1:
         raise OutOfRange("there are no rows to protect", "add data, or lower validation_split")

@@ -19,6 +19,7 @@ from discod.store.ledger import Datasets, Meshes, Runs, Tasks
 from discod.store.lock import home_lock
 from discod.store.models import Models
 from discod.store.rows import (
+    Amend,
     Base,
     Charge,
     DatasetRow,
@@ -55,6 +56,7 @@ def open_store(directory: Path, *, locked: bool = False) -> Store:
 
 
 __all__ = [
+    "Amend",
     "Base",
     "Budget",
     "Charge",

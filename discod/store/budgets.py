@@ -4,9 +4,10 @@
     share    one task's curves on one content; tasks add curves, not epsilons (discod.privacy.accountant)
     raised   every increase of a budget, with its reason
 
-`book` runs in the transaction that writes the spent record, before anything leaves, and nothing is ever taken back:
-what a crash leaves behind is never less than what left. A row that cannot be what we wrote stops everything that asks.
-What the ledger cannot see is in docs/security.md, 2.
+`book` runs in the transaction that writes the spent record, before anything leaves: what a crash leaves behind is never
+less than what left. Only a certificate takes back, by `amend`, what was charged for the worst case and did not happen:
+a secure sum with more peers' noise in it, or without this peer. A row that cannot be what we wrote stops everything
+that asks. What the ledger cannot see is in docs/security.md, 2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import cached_property
 
 from discod.errors import BudgetExhausted, LedgerDamaged, UsageError
 from discod.privacy.accountant import ORDERS, Curve, add, epsilon_of
-from discod.store.rows import Charge, Raise, Share
+from discod.store.rows import Amend, Charge, Raise, Share
 from discod.store.shelf import Shelf
 
 BUDGET, BUDGET_DELTA = 8.0, 1e-5  # of a data set that nobody raised the budget of
@@ -122,6 +123,27 @@ def book(connection: sqlite3.Connection, task: bytes, cost: Charge) -> float:
         (cost.content, task, _CURVE.pack(*record), _CURVE.pack(*peer), overflow),
     )
     return after - before.spent
+
+
+def amend(connection: sqlite3.Connection, task: bytes, change: Amend) -> None:
+    """Replace a charge by what the release has turned out to cost, within the transaction that proves it.
+
+    Raises: LedgerDamaged.
+    """
+    was, now = change.was, change.now
+    budget = _read(connection, was.content, was.path)
+    share = next((share for share in budget.shares if share.task == task), None)
+    if share is None:
+        raise _damaged(budget.path)
+    record, peer = _less(share.record, was.record, now.record), _less(share.peer, was.peer, now.peer)
+    connection.execute(
+        "UPDATE share SET record = ?, peer = ? WHERE content = ? AND task = ?",
+        (_CURVE.pack(*record), _CURVE.pack(*peer), was.content, task),
+    )
+
+
+def _less(curve: Curve, was: Curve, now: Curve) -> Curve:
+    return tuple(max(0.0, c - max(0.0, w - n)) for c, w, n in zip(curve, was, now, strict=True))
 
 
 def exhausted(budget: Budget, cost: Charge) -> BudgetExhausted:

@@ -122,6 +122,13 @@ class Charge(Struct, frozen=True):
     delta: float = 0.0
 
 
+class Amend(Struct, frozen=True):
+    """What a release was charged, and what it has turned out to cost, which is never more; of one content."""
+
+    was: Charge
+    now: Charge
+
+
 class Share(Struct, frozen=True):
     """What one task has cost a data set so far."""
 

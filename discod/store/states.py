@@ -16,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from discod.errors import BadData, LocalError
-from discod.store.budgets import book
+from discod.store.budgets import amend, book
 from discod.store.files import make_directory
-from discod.store.rows import Base, Charge, Header, SpentRow, Vectors, Working
+from discod.store.rows import Amend, Base, Charge, Header, SpentRow, Vectors, Working
 from discod.store.shelf import Shelf
 from discod.store.tensors import Arrays, load_tensors, save_tensors
 
@@ -47,10 +47,11 @@ class States(Shelf):
         path = self._state_path(task, state)
         return load_tensors(path) if path.exists() else None
 
-    def certify(self, task: bytes, headers: Sequence[Header]) -> None:
+    def certify(self, task: bytes, headers: Sequence[Header], change: Amend | None = None) -> None:
         """Adopt the last header's state as base, in one transaction; keep the headers of the last 64 rounds.
 
-        Raises: LocalError when that state was not saved first.
+        `change` corrects what was charged for its update, in the same transaction.
+        Raises: LocalError when that state was not saved first, LedgerDamaged.
         """
         tip = headers[-1]
         if not self._state_path(task, tip.state).exists():
@@ -59,6 +60,8 @@ class States(Shelf):
             rows = [(task, h.state, h.parent, h.round, h.certificate) for h in headers]
             connection.executemany("INSERT OR REPLACE INTO header VALUES (?, ?, ?, ?, ?)", rows)
             connection.execute("INSERT OR REPLACE INTO base VALUES (?, ?)", (task, tip.state))
+            if change is not None:
+                amend(connection, task, change)
             oldest = (task, tip.round - KEPT_ROUNDS)
             connection.execute("DELETE FROM header WHERE task = ? AND round <= ?", oldest)
         self._drop_states(task, newest=tip.state, keep=0)

@@ -64,3 +64,15 @@ class ChaCha:
         np.multiply(radius, np.cos(angle), out=result[:pairs])
         np.multiply(radius, np.sin(angle), out=result[pairs:])
         return result[:count]
+
+    def integers(self, count: int, deviation: float) -> NDArray[np.int64]:
+        """(count,) whole numbers: normal values of this standard deviation, rounded; for noise on a grid of integers.
+
+        In float64, both radius and angle from 52 bits: float32 has too few for deviations above 2^16.
+        """
+        pairs = (count + 1) // 2
+        unit = ((self.words(2 * pairs) >> np.uint64(12)) | ONE_64).view(np.float64)  # in [1, 2)
+        radius = np.sqrt(-2.0 * np.log(2.0 - unit[:pairs]))
+        angle = (unit[pairs:] - 1.0) * (2 * math.pi)
+        values = np.concatenate((radius * np.cos(angle), radius * np.sin(angle)))[:count]
+        return np.rint(values * deviation).astype(np.int64)

@@ -9,6 +9,8 @@ import math
 
 from discod.errors import BadData
 from discod.identity.ids import parse_id
+from discod.privacy.accountant import OutOfRange
+from discod.privacy.peers import plan_peer_noise
 from discod.train.task import LEAST_SECURE, SCHEMA, TaskSpec
 from discod.wire.federated import FederatedSpec
 
@@ -103,7 +105,9 @@ def _privacy(spec: TaskSpec) -> Finding:
         why = "privacy.epsilon and privacy.noise_multiplier are both set, and each decides the noise"
         return why, "keep one: epsilon, and the noise follows; or noise_multiplier, and epsilon follows"
     if not rule.epsilon and not rule.noise_multiplier:
-        return 'privacy.unit is "record", but nothing says how much noise', "write for example epsilon = 3.0"
+        return f'privacy.unit is "{rule.unit}", but nothing says how much noise', "write for example epsilon = 3.0"
+    if rule.unit == "peer":
+        return _peer_noise(spec)
     if spec.model.name not in PER_EXAMPLE:
         why = f'privacy.unit is "record", but {spec.model.name} cannot tell the gradient of each row'
         return why, f"use {', '.join(sorted(PER_EXAMPLE))}"
@@ -125,6 +129,20 @@ def _metrics(spec: TaskSpec) -> Finding:
         return why, 'write metrics = "none", or aggregator = "secure"'
     if spec.training.validation_split == 0:
         return f"{said} validation_split = 0 leaves no row to measure on", "write for example validation_split = 0.1"
+    return None
+
+
+def _peer_noise(spec: TaskSpec) -> Finding:
+    if spec.scheme == "local":
+        why = 'privacy.unit is "peer", but scheme local sends nothing that noise could be added to'
+        return why, 'write unit = "record", which protects the model, or unit = "none"'
+    if spec.aggregator not in ("secure", "mean"):
+        why = f'privacy.unit is "peer", but {spec.aggregator} cuts words to a bound that its noise passes'
+        return why, 'write aggregator = "secure" or "mean", or unit = "record"'
+    try:
+        plan_peer_noise(spec)
+    except OutOfRange as error:
+        return f"privacy: {error.message}", error.hint
     return None
 
 

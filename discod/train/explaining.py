@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+from discod.privacy.peers import noise_to_signal, plan_peer_noise, sure_of
 from discod.train.task import TaskSpec
+
+LOUD = 10.0  # noise : signal above which little is learned
 
 
 def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> list[str]:
@@ -20,7 +23,8 @@ def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> l
     if spec.scheme == "local":
         return [*lines, "sends     nothing: scheme local", *(_guarantee(spec) if spec.is_private else ())]
     if spec.scheme == "federated":
-        return [*lines, *_hosted(spec, parameter_count), *_guarantee(spec)]
+        least = spec.federated.quorum or spec.federated.capacity or spec.min_peers
+        return [*lines, *_hosted(spec, parameter_count), *_guarantee(spec, parameter_count, least)]
     n = peers or spec.min_peers
     vectors = 3.0 if spec.aggregation.audit == "witness" else (2 * n - 1) / n
     upload_kb = vectors * 4 * parameter_count / 1000
@@ -29,7 +33,7 @@ def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> l
         f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
         f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
         f"updates   {_UPDATES[spec.aggregator]}",
-        *_guarantee(spec),
+        *_guarantee(spec, parameter_count, n),
     ]
 
 
@@ -62,10 +66,12 @@ _UPDATES = {
 }
 
 
-def _guarantee(spec: TaskSpec) -> list[str]:
+def _guarantee(spec: TaskSpec, parameter_count: int = 0, peers: int = 1) -> list[str]:
     rule = spec.privacy
     if not spec.is_private:
         return ["privacy   none: no noise is added; raw rows are never sent", *_metrics(spec)]
+    if rule.unit == "peer":
+        return _peer_guarantee(spec, parameter_count, peers)
     delta = f"delta {rule.delta:g}".replace("e-0", "e-")
     whom = "for each record of a peer, against everybody"
     steps = f"{_spaced(spec.steps)} steps"
@@ -85,6 +91,24 @@ def _metrics(spec: TaskSpec) -> list[str]:
         "as sums over a round's peers" if spec.aggregator == "secure" else "by a peer of the round, their sums by all"
     )
     return [f"metrics   joint: how many validation rows you have, how many are right and their loss are seen {seen}"]
+
+
+def _peer_guarantee(spec: TaskSpec, parameter_count: int, peers: int) -> list[str]:
+    noise = plan_peer_noise(spec)
+    assert noise is not None, "a task of unit peer has its noise"
+    together = spec.scheme == "decentralized" and spec.aggregator == "secure"
+    ratio = noise_to_signal(noise.z, parameter_count, peers, sure_of(peers) if together else 1)
+    delta = f"delta {noise.delta:g}".replace("e-0", "e-")
+    bound = f"epsilon <= {noise.epsilon:.3g} at {delta} for a whole peer, in {noise.releases} rounds"
+    place = "of the sum of a round" if together else "of each update that leaves"
+    lines = [
+        f"privacy   peer-level: {bound}; a single row may cost as much as half the noise does",
+        f"noise     {noise.z:g} x the clip {place}; an update is clipped to norm {noise.clip:g}",
+        f"ratio     noise is {ratio:.3g} times the longest signal, with {peers} peers",
+    ]
+    if ratio > LOUD:
+        lines.append(f"warning   above {LOUD:g} little is learned: more peers, a smaller model, or unit record")
+    return lines
 
 
 def _spaced(number: int) -> str:

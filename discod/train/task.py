@@ -120,22 +120,29 @@ class AggregationSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PrivacySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a released update may betray. Record-level is DP-SGD: privacy of each row, against everybody.
 
-    With `epsilon` the noise follows from each peer's number of rows; with `noise_multiplier` epsilon does.
+    With `epsilon` the noise follows from each peer's number of rows; with `noise_multiplier` epsilon does. Peer-level
+    hides a whole peer: its update is clipped as one vector and noised as it leaves (discod.privacy.peers).
     """
 
     unit: Annotated[
-        Literal["none", "record"], Meta(description="record: noise hides each row; none: no noise is added")
+        Literal["none", "record", "peer"],
+        Meta(description="record: noise hides each row; peer: it hides each peer's whole update; none: no noise"),
     ] = "none"
     epsilon: Annotated[
-        float, Meta(ge=0, le=100, description="most that may be learned of a row; smaller hides more; 0: not given")
+        float,
+        Meta(ge=0, le=100, description="most that may be learned of a row; smaller hides more; 0: not given"),
     ] = 0.0
     delta: Annotated[float, Meta(gt=0, lt=0.1, description="chance that epsilon does not hold")] = 1e-5
     noise_multiplier: Annotated[
-        float, Meta(ge=0, le=1000, description="noise of a step in units of clip, in place of epsilon; 0: not given")
+        float,
+        Meta(ge=0, le=1000, description="noise of a step, or update, in units of clip; in place of epsilon; 0: none"),
     ] = 0.0
-    clip: Annotated[float, Meta(gt=0, le=1e6, description="most that one row can move a step: its gradient's norm")] = (
-        1.0
-    )
+    clip: Annotated[
+        float,
+        Meta(
+            gt=0, le=1e6, description="most that one row can move a step: its gradient's norm; or a peer: its update's"
+        ),
+    ] = 1.0
     metrics: Annotated[
         Literal["none", "joint"],
         Meta(description="none, or joint: peers add up how the model does on their validation rows, and all see it"),
@@ -208,6 +215,11 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_private(self) -> bool:
+        """Whether noise is added: to each step, or to each update."""
+        return self.privacy.unit != "none"
+
+    @property
+    def noises_steps(self) -> bool:
         """Whether training is DP-SGD: random batches, clipped gradients, noise."""
         return self.privacy.unit == "record"
 

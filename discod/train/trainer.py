@@ -215,7 +215,7 @@ class _Run:
 
     async def _slice(self, worker: Worker, batches: int) -> Progress:
         """Train. Under DP the steps of a slice that nobody can count are undone: who pays for them could not tell."""
-        before = worker.parameters.copy() if self.task.is_private else None
+        before = worker.parameters.copy() if self.task.noises_steps else None
         try:
             return await worker.train(batches)
         except WorkerDied:

@@ -165,7 +165,7 @@ def test_noise_follows_from_the_rows_that_are_trained_on(tmp_path: Path) -> None
     spec = msgspec.structs.replace(spec, training=rule)
     found = noise_for_data(spec, str(path))
     training, kept = split(load(path, spec.data), 0.25, spec.seed, by_row=True)
-    assert found is not None
+    assert isinstance(found, Noise)
     assert kept is not None
     assert found.q == 8 / len(training) > 8 / 40
     assert noise_for_data(public(), str(path)) is None
