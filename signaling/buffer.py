@@ -118,7 +118,7 @@ class Buffer:
 
     @property
     def synchronous(self) -> bool:
-        return self.task.federated.mode == "synchronous"
+        return self.task.rule.mode == "synchronous"
 
     @property
     def needed(self) -> int:
@@ -127,12 +127,12 @@ class Buffer:
 
     @property
     def cutoff(self) -> int:
-        return 0 if self.synchronous else self.task.federated.cutoff
+        return 0 if self.synchronous else self.task.rule.cutoff
 
     @property
     def deadline(self) -> float:
         """When `tick` makes a version that would otherwise wait; inf when time changes nothing."""
-        rule = self.task.federated
+        rule = self.task.rule
         if not self.slots or self.state is State.FINISHED or (self.synchronous and len(self.slots) < self.needed):
             return math.inf
         wait = rule.deadline_seconds if self.synchronous else rule.max_age_seconds or math.inf

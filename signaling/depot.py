@@ -21,8 +21,8 @@ import msgspec
 import structlog
 import trio
 
-from discod.errors import BadData, Broken, PeerError, Refused
-from discod.identity import Identity, Invite, Members, MeshInfo, TaskOffer, parse_id, parse_record, peer_id, verify
+from discod.errors import Broken, PeerError, Refused
+from discod.identity import Identity, Members, peer_id, verify
 from discod.wire.codec import MAX_SIGNALING_BYTES, decode, decoder, encode
 from discod.wire.federated import (
     ENTER_LABEL,
@@ -44,13 +44,14 @@ from discod.wire.federated import (
     ToBuffer,
     enter_statement,
     hosted_scope,
-    hosted_task,
     push_statement,
 )
+from discod.wire.rounds import Head
 from discod.wire.signaling import Beat, Denied
 from signaling import limits
+from signaling.admission import Denial, admitted, root_of
 from signaling.buffer import Buffer, Contribution, Effect, NotTaken
-from signaling.states import Arrived, NoRoom, Place, States, Version
+from signaling.states import GENESIS, Arrived, NoRoom, Place, Start, States, Version
 
 LOOK_SECONDS, FORGET_SECONDS = 0.05, 60.0  # at least and at most between two looks at the clock
 log = structlog.get_logger()
@@ -157,7 +158,7 @@ class Depot:
     async def members(self, mesh: bytes, records: Sequence[bytes] = ()) -> Members:
         """The members of a mesh, these and all known records taken in.  Raises: PeerError, NoRoom."""
         if mesh not in self._members:
-            root = next((root for data in records if (root := _root_of(data, mesh))), None)
+            root = next((root for data in records if (root := root_of(data, mesh))), None)
             if root is None:
                 raise Refused(None, "no record of the root of this mesh was shown")
             kept = await in_thread(self._states.records, mesh)
@@ -172,12 +173,17 @@ class Depot:
             await in_thread(self._states.learn, mesh, new)
         return self._members[mesh]
 
-    async def open(self, place: Place, task: HostedTask) -> Hosted:
-        """The buffer of a task, as it is on disk.  Raises: NoRoom."""
+    async def is_known(self, place: Place) -> bool:
+        """Whether there is a buffer for this place, on disk at least."""
+        key = (place.scope, place.origin, place.floats)
+        return key in self._hosted or await in_thread(self._states.is_known, place)
+
+    async def open(self, place: Place, task: HostedTask, start: Start = GENESIS) -> Hosted:
+        """The buffer of a task, as it is on disk; a new one begins with `start`.  Raises: NoRoom."""
         key = (place.scope, place.origin, place.floats)
         if key not in self._hosted:
             in_use = {one.number for one in self._hosted.values()}
-            number = await in_thread(self._states.open, place, self.clock(), limits.MAX_BUFFERS, in_use)
+            number = await in_thread(self._states.open, place, self.clock(), limits.MAX_BUFFERS, in_use, start)
             buffer = await in_thread(self._states.load, number, task)
             version = await in_thread(self._states.version, number)
             self._hosted.setdefault(key, Hosted(number, place, buffer, version))
@@ -255,8 +261,8 @@ class Visit:
         if not verify(enter.key, ENTER_LABEL, enter_statement(self._nonce, self._host, enter), enter.signature):
             raise Broken(None, "an Enter with a bad signature")
         try:
-            place, task = await self._admitted(enter)
-            hosted = await self._depot.open(place, task)
+            place, task, head = await self._admitted(enter)
+            hosted = await self._depot.open(place, task, await self._start(place, task, head))
         except NoRoom:
             return await self._deny("no-room", "the node has no room for another buffer")
         except Denial as denial:
@@ -273,21 +279,29 @@ class Visit:
         self._depot.denied[code] += 1
         await self._say(Denied(code, why, b""))
 
-    async def _admitted(self, enter: Enter) -> tuple[Place, HostedTask]:
+    async def _admitted(self, enter: Enter) -> tuple[Place, HostedTask, Head | None]:
         """Raises: Denial, PeerError, NoRoom."""
         members = await self._depot.members(enter.mesh, [*self._shown, *enter.records])
-        peer, offer = peer_id(enter.key), parse_record(enter.offer)
-        if peer not in members.trainers():
-            raise Denial("not-a-member", members.why_not(peer) or "observers do not train")
-        body = offer.body
-        if not isinstance(body, TaskOffer) or offer.mesh != enter.mesh or not members.may_publish(body.publisher):
-            raise Denial("not-a-member", "who published this task may not")
-        task = hosted_task(body.task)
-        if task.scheme != "federated" or _node_of(task) != self._depot.identity.peer_id:
-            raise Denial("another-node", "this task names another node")
-        if 4 * enter.floats > limits.MAX_VECTOR_BYTES:
-            raise Denial("too-large", f"this node takes vectors of {limits.MAX_VECTOR_BYTES} bytes at most")
-        return Place(enter.mesh, hosted_scope(enter.mesh, body.task), enter.origin, enter.floats), task
+        task, encoded, head = admitted(enter, members, self._depot.identity.peer_id)
+        return Place(enter.mesh, hosted_scope(enter.mesh, encoded), enter.origin, enter.floats), task, head
+
+    async def _start(self, place: Place, task: HostedTask, head: Head | None) -> Start:
+        """What a new buffer begins with; a fallback's is the state that its first visitor stands on.
+
+        Raises: Denial, Broken, NoRoom.
+        """
+        if not task.is_fallback or await self._depot.is_known(place):
+            return GENESIS
+        if head is None:
+            raise Denial("unknown-state", "this node has no versions that follow this state")
+        if self._depot.arriving + place.size > limits.MAX_ARRIVING_BYTES:
+            raise Denial("busy", "too many updates are arriving")
+        await self._say(Bring(0))
+        vector = await self._pieces(place.size)
+        hash_ = await in_thread(lambda: sha256(vector).digest())
+        if hash_ != head.parameters or not await in_thread(_is_finite, vector):
+            raise Denial("wrong-state", "a vector that is not that of the named state")
+        return Start(head.round, hash_, bytes(vector))
 
     async def _offered(self, hosted: Hosted, offer: Offer) -> None:
         size, depot = hosted.place.size, self._depot
@@ -367,27 +381,7 @@ class Visit:
         return None
 
 
-class Denial(Refused):
-    """A peer may not enter; `code` is told."""
-
-    def __init__(self, code: str, why: str) -> None:
-        super().__init__(None, why)
-        self.code = code
-
-
 def _is_finite(vector: bytearray) -> bool:
     from signaling.mean import is_finite
 
     return is_finite(vector)
-
-
-def _node_of(task: HostedTask) -> bytes:
-    try:
-        return parse_id(task.federated.node)
-    except BadData:
-        return b""
-
-
-def _root_of(data: bytes, mesh: bytes) -> bytes:
-    body = parse_record(data).body
-    return body.root if isinstance(body, Invite | MeshInfo) and peer_id(body.root) == mesh else b""

@@ -33,6 +33,7 @@ SCHEMA = (
     " counted_seq INTEGER, counted_version INTEGER, counted_base INTEGER, PRIMARY KEY (buffer, peer)) STRICT",
     "CREATE TABLE record (mesh BLOB, data BLOB, PRIMARY KEY (mesh, data)) STRICT",
 )
+FIND = "SELECT id FROM buffer WHERE scope = ? AND origin = ? AND floats = ?"
 CONTRIBUTION = "peer, seq, base, since, weight, hash, time"
 
 
@@ -61,6 +62,18 @@ class Version:
     total: bytes
     contributors: tuple[bytes, ...]
     weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a new buffer begins with: nothing, or in a fallback a certified state, whose round is its version."""
+
+    version: int = 0
+    hash: bytes = bytes(32)
+    total: bytes | None = None
+
+
+GENESIS = Start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,29 +124,35 @@ class States:
                     raise NoRoom(f"cannot keep {self.path}: {error}", f"make room: df -h {self.path.parent}") from None
                 raise
 
-    def open(self, place: Place, now: float, most: int, in_use: Collection[int]) -> int:
-        """The number of a buffer, made at version 0 if it is new; a mesh has `most` at most.
+    def is_known(self, place: Place) -> bool:
+        """Whether it has a buffer."""
+        with self._lock:
+            key = (place.scope, place.origin, place.floats)
+            return self._connection.execute(FIND, key).fetchone() is not None
+
+    def open(self, place: Place, now: float, most: int, in_use: Collection[int], start: Start = GENESIS) -> int:
+        """The number of a buffer, made at its `start` if it is new; a mesh has `most` at most.
 
         Those that nobody pushed to or uses make way, others never do.  Raises: NoRoom.
         """
         key = (place.scope, place.origin, place.floats)
-        find = "SELECT id FROM buffer WHERE scope = ? AND origin = ? AND floats = ?"
         with self._transaction() as connection:
-            if (found := connection.execute(find, key).fetchone()) is None:
+            if (found := connection.execute(FIND, key).fetchone()) is None:
                 self._make_way(connection, place.mesh, most, in_use)
                 connection.execute(
-                    "INSERT INTO buffer (mesh, scope, origin, floats, version, state, parent, hash, parts)"
-                    " VALUES (?, ?, ?, ?, 0, ?, ?, ?, '[]')",
-                    (place.mesh, *key, place.origin, bytes(32), bytes(32)),
+                    "INSERT INTO buffer (mesh, scope, origin, floats, version, state, parent, hash, total, parts)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, '[]')",
+                    (place.mesh, *key, start.version, place.origin, bytes(32), start.hash, start.total),
                 )
-                found = connection.execute(find, key).fetchone()
+                found = connection.execute(FIND, key).fetchone()
             connection.execute("UPDATE buffer SET used = ? WHERE id = ?", (now, found[0]))
             return int(found[0])
 
     def _make_way(self, connection: sqlite3.Connection, mesh: bytes, most: int, in_use: Collection[int]) -> None:
-        rows = connection.execute("SELECT id, version FROM buffer WHERE mesh = ? ORDER BY used", (mesh,)).fetchall()
+        sql = "SELECT id, parts != '[]' FROM buffer WHERE mesh = ? ORDER BY used"  # no parts: as it began
+        rows = connection.execute(sql, (mesh,)).fetchall()
         slots = {number for (number,) in connection.execute("SELECT DISTINCT buffer FROM slot")}
-        empty = [number for number, version in rows if not version and number not in slots and number not in in_use]
+        empty = [number for number, is_used in rows if not is_used and number not in slots and number not in in_use]
         if len(rows) < most:
             return
         if not empty:

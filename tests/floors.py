@@ -97,6 +97,7 @@ ROOMS = (
             "discod.p2p.effects",
             "discod.p2p.election",
             "discod.p2p.hauling",
+            "discod.p2p.hosted",
             "discod.p2p.newcomer",
             "discod.p2p.owners",
             "discod.p2p.safety",
@@ -137,6 +138,7 @@ ROOMS = (
         3,
         "signaling",
         (
+            "signaling.admission",
             "signaling.buffer",
             "signaling.heads",
             "signaling.limits",

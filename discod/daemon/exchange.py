@@ -26,7 +26,7 @@ import trio
 from discod.daemon.charging import Charging
 from discod.daemon.exchanging import FINISHED, QUIET_ENDINGS, ExchangeStatus
 from discod.daemon.fetching import Fetching
-from discod.daemon.kept import Shelf
+from discod.daemon.kept import Shelf, chain_of
 from discod.daemon.keyring import MeshKeyring
 from discod.daemon.room import Room
 from discod.daemon.routing import RunEvent
@@ -37,7 +37,6 @@ from discod.errors import Broken, PeerError, UserError
 from discod.identity import Identity, Members
 from discod.masks import Masks
 from discod.p2p import effects as fx
-from discod.p2p.chain import Chain
 from discod.p2p.mesh import BulkArrived, LinkDown, LinkUp, Mesh, Received
 from discod.p2p.round import Round
 from discod.p2p.rules import Rules, Spent
@@ -82,7 +81,7 @@ class DecentralizedExchange:
         rule, bulk, secure = task.round, 4 * shop.words / SLOW_LINK, task.aggregator == "secure"
         majority, witness = rule.quorum == "majority", task.aggregation.audit == "witness"
         rules = Rules(scope, shop.words, min_peers, majority, rule.straggle_seconds, bulk, witness, secure)
-        chain = Chain(kept.head, kept.certificates, kept.roster)
+        chain = chain_of(kept, task, members.mesh_id)
         # Higher than in any start before, whatever the clock says or whichever backup was restored.
         seq = store.next_number(f"seq {scope.hex()}", int(time.time())) << SEQ_BITS
         keyring, spent = MeshKeyring(identity, members), Spent(kept.manifests)

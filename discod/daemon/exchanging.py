@@ -31,6 +31,8 @@ class ExchangeStatus(Struct, frozen=True):
     last_loss: str = ""
     bytes_up: int = 0  # of this run; 0 where it does not count
     bytes_down: int = 0
+    way: str = ""  # where updates go, in a task with a fallback: mesh or node
+    switches: int = 0  # of the way, since the start
     waits_there: bool = False  # the last update was sent and waits for others: no state came, and nothing is lost
 
 

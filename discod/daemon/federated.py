@@ -28,7 +28,7 @@ from discod.daemon.workshop import Reached, reach_nothing
 from discod.errors import Broken, PeerError, UserError
 from discod.identity import Identity, Members, TaskOffer, parse_id, parse_record
 from discod.p2p.dial import BackOff
-from discod.p2p.hosting import Hosting, NewVersion, Stay
+from discod.p2p.hosting import UNKNOWN_STATE, Hosting, NewVersion, Stay, Turned
 from discod.p2p.mesh import Mesh, SignalingAt
 from discod.p2p.rendezvous import own_records
 from discod.ring import FULL_WEIGHT, NotFinite, weight_word
@@ -65,16 +65,18 @@ class FederatedExchange:
         charging: Charging | None = None,
         reached: Reached = reach_nothing,
         jitter: random.Random | None = None,
+        versions: Versions | None = None,
     ) -> None:
         self._task, self._members, self._mesh, self._identity = task, members, mesh, identity
         self._notify, self._reached, self._least = notify, reached, min_peers
-        self._node = parse_id(task.federated.node)
+        self._node = parse_id(task.hosting.node)
         self._hosted = hosted_scope(members.mesh_id, encode_task(task))
-        self._versions = Versions(store, task, scope, self._hosted, initial_parameters, charging)
+        self._versions = versions or Versions(store, task, scope, self._hosted, initial_parameters, charging)
         self._base: Base = self._versions.load()
         self.batches = 0
         self.measured: Measured | None = None  # no task of this scheme sends it
-        self._origin, self._since = self._base.parameters, 0
+        self._ground = self._origin = self._base.parameters  # what an update is measured from, no push being counted
+        self._since = 0
         self._attempt, self._last = 0, 0  # this round's push, and the last one that the node said it has
         self._sent: dict[int, Vector] = {}  # pushes that may get into a version, with what they were made of
         self._untouched = True  # nothing was trained since the base
@@ -124,7 +126,7 @@ class FederatedExchange:
             self._why,
             self._up + (line.bytes_up if line is not None else 0),
             self._down + (line.bytes_down if line is not None else 0),
-            self._waits_there,
+            waits_there=self._waits_there,
         )
 
     def round_of(self, peer: bytes) -> int | None:
@@ -150,7 +152,7 @@ class FederatedExchange:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a conversation with the node until cancelled.  Raises: UserError when this peer's policy forbids it."""
-        rule = self._task.federated
+        rule = self._task.hosting
         updates = (rule.capacity if rule.mode == "asynchronous" else rule.quorum) or self._task.round.min_peers
         if updates < self._least:
             why = f"the node makes versions of {updates} updates, this peer's policy is {self._least} at least"
@@ -184,6 +186,8 @@ class FederatedExchange:
                 finally:
                     await conversation.aclose()
             except PeerError as error:
+                if isinstance(error, Turned) and error.code == UNKNOWN_STATE:
+                    self._versions.not_known()
                 self._hang_up(error.why)
             nursery.cancel_scope.cancel()
         self._hang_up("")
@@ -203,7 +207,9 @@ class FederatedExchange:
         for data in self._members.records():
             body = parse_record(data).body
             if isinstance(body, TaskOffer) and body.task == encoded and self._members.may_publish(body.publisher):
-                return Stay(self._members.mesh_id, self._hosted, data, self._versions.origin, len(self.parameters))
+                at = self._versions.place
+                size = len(self.parameters)
+                return Stay(self._members.mesh_id, self._hosted, data, at.origin, size, at.head, at.vector)
         raise Broken(None, "nobody who may has published this task")
 
     async def _keep(self) -> None:
@@ -280,7 +286,7 @@ class FederatedExchange:
         self._phase = "pushing"
         is_kept = await self._push(line, local, weight) == ""
         self._phase = "pulling"
-        together = self._task.federated.mode == "synchronous"
+        together = self._task.hosting.mode == "synchronous"
         return await self._pull(line, wait=together and is_kept)
 
     async def _push(self, line: Hosting, local: Vector, weight: int) -> str:
@@ -322,7 +328,7 @@ class FederatedExchange:
     def _remeasure(self, counted: int) -> bool:
         """An earlier push of this base is in a version (none, if 0): what was learned since is what may be pushed."""
         if counted == 0:
-            self._origin, self._since = self._base.parameters, 0
+            self._origin, self._since = self._ground, 0
             return True
         if counted not in self._sent:
             return False  # what was pushed then is not known any more: pull, and start from there
@@ -363,11 +369,11 @@ class FederatedExchange:
     async def _adopt(self, line: Hosting, found: NewVersion) -> JointState:
         """Raises: Broken (the node tells another story than before), UserError (disk-full)."""
         said = found.said
-        if said.version == self.round + 1 and said.parent != self.base:
+        if said.version == self.round + 1 and said.parent != self._base.name:
             raise Broken(None, f"the node's version {said.version} does not follow its version {self.round}")
         self._reached("adopt", said.version)
         with trio.CancelScope(shield=True):
-            self._base = await trio.to_thread.run_sync(self._versions.adopt, found, line.key)
+            self._base = await self._versions.take(found, line.key)
         self._reached("adopted", said.version)
         names = [self._members.name(peer) for peer in said.contributors]
         weights = dict(zip(names, said.weights, strict=True))
@@ -376,6 +382,7 @@ class FederatedExchange:
 
     def _joint(self) -> JointState:
         base = self._base
-        self._origin, self._since, self._sent = base.parameters, 0, {}
+        self._ground = self._origin = base.parameters
+        self._since, self._sent = 0, {}
         self._untouched, self._waits_there = True, False
         return JointState(base.version, base.parameters, base.contributors)

@@ -8,12 +8,16 @@ from typing import NamedTuple
 from discod.daemon.charging import Charging
 from discod.daemon.releasing import charging_for
 from discod.errors import BadData
+from discod.identity import parse_id
+from discod.p2p.chain import Chain
+from discod.p2p.hosted import Host, is_hosted, said_of
 from discod.privacy.peers import Portion
 from discod.ring import hash_floats
 from discod.store import Header, SpentRow, Store
-from discod.train.task import TaskSpec
+from discod.train.task import TaskSpec, encode_task
 from discod.train.vector import Vector
 from discod.wire.codec import decode, decoder, encode
+from discod.wire.federated import hosted_scope
 from discod.wire.rounds import Certificate, Head, head_hash, parse_envelope
 
 PARAMETERS, BOUND = "parameters", "bound"  # names in a state's file
@@ -28,6 +32,18 @@ class Kept(NamedTuple):
     certificates: tuple[Certificate, ...]
     roster: tuple[bytes, ...]
     manifests: int
+
+
+def host_of(task: TaskSpec, mesh: bytes) -> Host | None:
+    """The node that a decentralized task may fall back to."""
+    if not task.has_fallback:
+        return None
+    return Host(parse_id(task.fallback.node), hosted_scope(mesh, encode_task(task)), task.aggregation.bound)
+
+
+def chain_of(kept: Kept, task: TaskSpec, mesh: bytes) -> Chain:
+    """The certified past as it is on disk."""
+    return Chain(kept.head, kept.certificates, kept.roster, host_of(task, mesh))
 
 
 class Shelf:
@@ -49,7 +65,8 @@ class Shelf:
         certificates = tuple(decode(_certificate, header.certificate) for header in headers)
         self._written = {header.state for header in headers}
         own = decode(_certificate, base.header.certificate)
-        roster = tuple(parse_envelope(signed).sender for signed in own.adverts)
+        senders = (parse_envelope(signed).sender for signed in own.adverts)
+        roster = said_of(own).contributors if is_hosted(own) else tuple(senders)
         return Kept(head, parameters, certificates, roster, self._manifests(base.header.state))
 
     def _manifests(self, base: bytes) -> int:

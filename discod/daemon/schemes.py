@@ -6,6 +6,7 @@ from typing import Any
 
 from discod.daemon.exchange import DecentralizedExchange
 from discod.daemon.exchanging import RunExchange
+from discod.daemon.fallback import FallbackExchange
 from discod.daemon.federated import FederatedExchange
 from discod.train.task import TaskSpec
 
@@ -14,5 +15,6 @@ SCHEMES = {"decentralized": DecentralizedExchange, "federated": FederatedExchang
 
 def make_exchange(*, task: TaskSpec, **around: Any) -> RunExchange:
     """The exchange of a run, by the scheme of its task (a MakeExchange, exchanging.py)."""
-    made: RunExchange = SCHEMES[task.scheme](task=task, **around)
+    kind = FallbackExchange if task.has_fallback else SCHEMES[task.scheme]
+    made: RunExchange = kind(task=task, **around)
     return made

@@ -44,6 +44,8 @@ def words_of(run: Run) -> str:
     state = state_of(run)
     if run.error is not None:
         return run.error.message
+    if (words := way_words(run, state)) is not None:
+        return words
     if state == "waiting":
         return waiting_words(run)
     if state == "compiling":
@@ -53,6 +55,16 @@ def words_of(run: Run) -> str:
     if state == "training":
         return f"training round {run.informant.round + 1} of {run.task.spec.rounds}"
     return f"finished after {run.informant.round} rounds"
+
+
+def way_words(run: Run, state: str) -> str | None:
+    """In a fallback: which way updates go, and what is missing for it."""
+    status = run.exchange.status()
+    if status.way != "node" or state in ("finished", "failed", "compiling"):
+        return None
+    if status.phase == "away":
+        return "no quorum is linked, and the node to fall back to is away: waiting for either"
+    return f"fallback: round {run.informant.round + 1} through the node, no quorum is linked ({state})"
 
 
 def waiting_words(run: Run) -> str:
@@ -94,6 +106,8 @@ def shown_run(run: Run) -> dict[str, Any]:
         "eta_seconds": eta_seconds(run),
         "finished": run.ended or None,
         "lost_rounds": status.lost,
+        "way": status.way or None,
+        "switches": status.switches,
         "worker_restarts": seen.worker_restarts,
         "error": error_fields(run.error) if run.error else None,
         "model": run.model,
@@ -143,6 +157,8 @@ def shown_row(row: RunRow, name: str, mesh: str, figures: Sequence[FigureRow]) -
         "started": row.started,
         "finished": row.ended,
         "lost_rounds": None,
+        "way": None,
+        "switches": None,
         "worker_restarts": None,
         "error": None,
         "model": None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 import numpy as np
+import trio
 from msgspec import Struct
 
 from discod.daemon.charging import Charging
@@ -39,13 +40,25 @@ _kept = decoder(_Kept)
 
 
 class Base(Struct, frozen=True):
-    """The version that training goes on from: its name `state`, its parameters (d,), which are never written to."""
+    """The version that training goes on from: its name `state`, its parameters (d,), which are never written to.
+
+    `name` is what the node calls it: the state's name too, but in a fallback.
+    """
 
     version: int
     state: bytes
     parameters: Vector
     contributors: tuple[bytes, ...]
     certificate: bytes
+    name: bytes
+
+
+class Place(Struct, frozen=True):
+    """Which buffer of the node: its origin, and what it begins with, if this peer has that (hosting.Stay)."""
+
+    origin: bytes
+    head: bytes = b""
+    vector: bytes = b""
 
 
 class Versions:
@@ -62,7 +75,7 @@ class Versions:
         """Where the task stands.  Raises: BadData (damaged)."""
         found = self._store.load_base(self._task.id)
         if found is None:
-            return Base(0, self.origin, self._first, (), b"")
+            return Base(0, self.origin, self._first, (), b"", self.origin)
         kept, total = decode(_kept, found.header.certificate), found.vectors.get(TOTAL)
         if total is None or hash_floats(total) != kept.said.hash or self._named(kept) != found.header.state:
             why = f"the saved version {found.header.round} of '{self._task.name}' is damaged"
@@ -78,7 +91,19 @@ class Versions:
 
     def _base(self, kept: _Kept, state: bytes, total: Vector, certificate: bytes) -> Base:
         said = kept.said
-        return Base(said.version, state, self._first + total, said.contributors, certificate)
+        return Base(said.version, state, self._first + total, said.contributors, certificate, state)
+
+    @property
+    def place(self) -> Place:
+        """The buffer that the versions come from."""
+        return Place(self.origin)
+
+    def not_known(self) -> None:
+        """The node does not know the place, nor was it told what is there."""
+
+    async def take(self, new: NewVersion, key: bytes) -> Base:
+        """Make a version the base, on disk first.  Raises: UserError (disk-full)."""
+        return await trio.to_thread.run_sync(self.adopt, new, key)
 
     def adopt(self, new: NewVersion, key: bytes) -> Base:
         """Make a version the base, on disk first.  Raises: UserError (disk-full)."""

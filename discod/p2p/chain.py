@@ -3,7 +3,8 @@
 A state is named by its hash; a certificate proves that it follows its parent. A certified *descendant* of the own base
 is adopted; an *ancestor* is never a fork. Two branches are compared at their last common ancestor: a branch weighs the
 linked members, self included, that stand anywhere on it; the heavier wins, a tie goes to the lower hash of its first
-state (docs/protocol.md 5, fork rule).
+state (docs/protocol.md 5, fork rule). In a fallback the node's signature stands in for a certificate; of the versions
+that it made from one state the higher descends from the lower.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from discod.errors import Refused
 from discod.p2p.certificate import Keyring, check_certificate
+from discod.p2p.hosted import Host, check_hosted, is_hosted, said_of
 from discod.wire.rounds import MAX_HEADERS, Certificate, Head, head_hash
 
 MAX_HEADER_BYTES = 900 << 10  # of certificates in one State message
@@ -20,8 +22,10 @@ MAX_HEADER_BYTES = 900 << 10  # of certificates in one State message
 class Chain:
     """Verified certificates of the last rounds, on all branches seen, and the base."""
 
-    def __init__(self, base: Head, headers: Iterable[Certificate] = (), roster: tuple[bytes, ...] = ()) -> None:
-        self.base = base
+    def __init__(
+        self, base: Head, headers: Iterable[Certificate] = (), roster: tuple[bytes, ...] = (), host: Host | None = None
+    ) -> None:
+        self.base, self.host = base, host
         self.base_hash = head_hash(base)
         self.headers: dict[bytes, Certificate] = {header.state: header for header in headers}
         self.heads: dict[bytes, Head] = {self.base_hash: base}
@@ -31,17 +35,38 @@ class Chain:
         """`state` and its ancestors as far as certificates reach, newest first."""
         found = [state]
         while (header := self.headers.get(found[-1])) is not None and len(found) <= 4 * MAX_HEADERS:
-            found.append(header.parent)
+            found.append(self._before(header))
         return found
+
+    def _before(self, header: Certificate) -> bytes:
+        """The parent; of a version the next lower one that is known, for a peer may have skipped some."""
+        if not is_hosted(header):
+            return header.parent
+        lower = [
+            (other.round, name)
+            for name, other in self.headers.items()
+            if is_hosted(other) and other.parent == header.parent and other.round < header.round
+        ]
+        return max(lower)[1] if lower else header.parent
+
+    def is_version_after_base(self, state: bytes) -> bool:
+        """Whether the task's node made it from the base, or from a version before the base."""
+        header = self.headers.get(state)
+        return header is not None and is_hosted(header) and self.base_hash in self.path(state)[1:]
+
+    def roster_of(self, certificate: Certificate, keyring: Keyring) -> tuple[bytes, ...]:
+        """Whose updates could be in a state."""
+        if is_hosted(certificate):
+            return said_of(certificate).contributors
+        return tuple(keyring.check(signed).sender for signed in certificate.adverts)
 
     def headers_after(self, state: bytes) -> tuple[Certificate, ...]:
         """My certificates after `state` (all that are kept, when it is not on my path), oldest first."""
         mine: list[Certificate] = []
         size = 0
-        for name in self.path(self.base_hash):
-            if name == state or name not in self.headers or len(mine) == MAX_HEADERS:
-                break
-            header = self.headers[name]
+        name = self.base_hash
+        while name != state and (header := self.headers.get(name)) is not None and len(mine) < MAX_HEADERS:
+            name = header.parent
             size += sum(len(s.envelope) + 80 for s in (*header.adverts, *header.dones))
             if size > MAX_HEADER_BYTES:
                 break
@@ -57,10 +82,10 @@ class Chain:
         fresh: dict[bytes, Certificate] = {}
         previous: Certificate | None = None
         for header in headers:
-            if previous is not None and (header.parent, header.round) != (previous.state, previous.round + 1):
+            if previous is not None and not _follows(header, previous):
                 raise Refused(None, "certificates that do not follow each other")
             if self.headers.get(header.state) != header:
-                check_certificate(header, scope, keyring, majority)
+                self._check(header, scope, keyring, majority)
                 fresh[header.state] = header
             previous = header
         state = head_hash(head)
@@ -70,6 +95,12 @@ class Chain:
             self.headers.setdefault(name, header)
         if state in self.headers:
             self.heads[state] = head
+
+    def _check(self, header: Certificate, scope: bytes, keyring: Keyring, majority: bool) -> None:
+        if is_hosted(header):
+            check_hosted(header, scope, self.host)
+        else:
+            check_certificate(header, scope, keyring, majority)
 
     def add(self, certificate: Certificate) -> None:
         """A certificate that this peer assembled and checked itself."""
@@ -110,3 +141,9 @@ class Chain:
 def _until(path: list[bytes], shared: bytes | None) -> list[bytes]:
     """The states of a branch after the last common ancestor, newest first."""
     return path[: path.index(shared)] if shared in path else path
+
+
+def _follows(header: Certificate, previous: Certificate) -> bool:
+    """Of a node's versions the numbers in between may be missing."""
+    is_next = header.round > previous.round if is_hosted(header) else header.round == previous.round + 1
+    return is_next and header.parent == previous.state

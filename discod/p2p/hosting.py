@@ -44,18 +44,24 @@ from discod.wire.federated import (
 from discod.wire.signaling import Beat, Denied, Hello, Knock
 
 ANSWER_SECONDS = 30.0
-NOT_A_MEMBER = "not-a-member"
+NOT_A_MEMBER, UNKNOWN_STATE = "not-a-member", "unknown-state"
 answer = decoder(FromBuffer | Hello | Beat | Denied)
 
 
 class Stay(NamedTuple):
-    """What one goes to a node for: a task (its offer and (32,) scope) in a mesh, from `origin`, `floats` long."""
+    """What one goes to a node for: a task (its offer and (32,) scope) in a mesh, from `origin`, `floats` long.
+
+    In a fallback `head` is the encoded Head of `origin` and `vector` its parameters, or both are empty: then the node
+    must know them, for this peer has moved on.
+    """
 
     mesh: bytes
     scope: bytes
     offer: bytes
     origin: bytes
     floats: int
+    head: bytes = b""
+    vector: bytes = b""
 
 
 class Turned(Refused):
@@ -103,12 +109,18 @@ class Hosting:
         return await self._entered()
 
     async def _entered(self) -> Entered:
+        said: Entered | Bring = await self._answer(Entered, Bring)
+        if isinstance(said, Entered):
+            return said
+        if len(self._stay.vector) != 4 * self._stay.floats:
+            raise Broken(None, "the node asks for a state that it was not offered")
+        await self._pieces(self._stay.vector)
         entered: Entered = await self._answer(Entered)
         return entered
 
     def _signed(self, nonce: bytes, own: tuple[bytes, ...], now: float) -> Enter:
         stay, me = self._stay, self._identity
-        enter = Enter(stay.mesh, me.public, int(now), own, stay.offer, stay.origin, stay.floats, bytes(64))
+        enter = Enter(stay.mesh, me.public, int(now), own, stay.offer, stay.origin, stay.floats, bytes(64), stay.head)
         signature = me.sign(ENTER_LABEL, enter_statement(nonce, self._host, enter))
         return msgspec.structs.replace(enter, signature=signature)
 
@@ -123,11 +135,14 @@ class Hosting:
         unsigned = Push(offer.seq, offer.base, offer.since, weight, offer.size, hash_, bytes(64))
         statement = push_statement(self._stay.scope, self._stay.origin, unsigned)
         await self._send(msgspec.structs.replace(unsigned, signature=self._identity.sign(PUSH_LABEL, statement)))
+        await self._pieces(vector)
+        said: Pushed = await self._answer(Pushed)
+        return said
+
+    async def _pieces(self, vector: bytes) -> None:
         for start in range(0, len(vector), PIECE_BYTES):
             await self._say(vector[start : start + PIECE_BYTES])
         self.bytes_up += len(vector)
-        said: Pushed = await self._answer(Pushed)
-        return said
 
     async def pull(self, version: int, *, wait: bool = False) -> NewVersion | Current:
         """What is newer than `version`; with `wait` after WAIT_SECONDS at most.  Raises: Broken."""

@@ -126,10 +126,10 @@ class Round:
         return self._done(now)
 
     def fetched(self, head: Head, now: float) -> list[fx.Effect]:
-        """The snapshot of `head`, verified, is at hand."""
+        """The snapshot of `head`, verified, is at hand: one asked for, or a version that the task's node made."""
         fetching, state = self.standing.fetching, head_hash(head)
-        if fetching is not None and fetching.state == state:
-            self.standing.fetching = None
+        asked = fetching is not None and fetching.state == state
+        if asked or (self.attempt is None and self.chain.is_version_after_base(state)):
             self._adopt(head, None, now)
         return self._done(now)
 
@@ -359,7 +359,7 @@ class Round:
             attempt.close("certified" if attempt.terms.rid == rid else "another base")
             self.voice.out.extend(attempt.out)
             self._end(attempt)
-        self.chain.advance(head, tuple(self.keyring.check(signed).sender for signed in certificate.adverts))
+        self.chain.advance(head, self.chain.roster_of(certificate, self.keyring))
         self.ballots.keep_only(certificate)
         self.calling.rebased(keep)
         self.standing.fetching = None

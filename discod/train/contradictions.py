@@ -12,7 +12,7 @@ from discod.identity.ids import parse_id
 from discod.privacy.accountant import OutOfRange
 from discod.privacy.peers import plan_peer_noise
 from discod.train.task import LEAST_SECURE, SCHEMA, TaskSpec
-from discod.wire.federated import FederatedSpec
+from discod.wire.federated import FallbackSpec, FederatedSpec
 
 MAX_FEATURES = 1 << 24  # inputs of one row
 LENET_SIDE = 16  # pixels; below it two 5x5 convolutions and two poolings leave nothing
@@ -127,6 +127,9 @@ def _metrics(spec: TaskSpec) -> Finding:
     if spec.robust is not None:
         why = f"{said} {spec.aggregator} compares words and does not sum them"
         return why, 'write metrics = "none", or aggregator = "secure"'
+    if spec.has_fallback:
+        why = f"{said} a node that the task falls back to sums updates only"
+        return why, 'write metrics = "none", or remove [fallback]'
     if spec.training.validation_split == 0:
         return f"{said} validation_split = 0 leaves no row to measure on", "write for example validation_split = 0.1"
     return None
@@ -154,21 +157,50 @@ def _federated(spec: TaskSpec) -> Finding:
     if spec.aggregator == "secure" or spec.aggregation.audit != "none":
         why = "in a federated task the node that sums sees every update: there is no secure sum, and no second owner"
         return why, 'write aggregator = "mean" and audit = "none", or scheme = "decentralized"'
+    return _hosting(rule, least, "federated")
+
+
+def _fallback(spec: TaskSpec) -> Finding:
+    rule = spec.fallback
+    if rule == FallbackSpec():
+        return None
+    if spec.scheme != "decentralized":
+        return "[fallback] is filled in, but only a decentralized task can fall back", "remove [fallback]"
+    if not rule.node:
+        return (
+            "[fallback] is filled in, but names no node to fall back to",
+            "write node = its key, or remove [fallback]",
+        )
+    if spec.aggregator == "secure" and spec.privacy.unit == "none":
+        why = (
+            "the node of [fallback] would see updates in the clear, and whoever withholds introductions could force it"
+        )
+        return why, 'write privacy.unit = "record" with an epsilon, or aggregator = "mean", or remove [fallback]'
+    if spec.aggregator not in ("secure", "mean"):
+        why = f"[fallback] and aggregator {spec.aggregator} do not go together yet: two ways would join updates"
+        return why, 'write aggregator = "mean", or remove [fallback]'
+    if spec.privacy.unit not in ("none", "record"):
+        why = f'privacy.unit is "{spec.privacy.unit}", and [fallback] does not add its noise to what the node gets yet'
+        return why, 'write unit = "record", or remove [fallback]'
+    return _hosting(rule, spec.round.min_peers, "fallback")
+
+
+def _hosting(rule: FederatedSpec, least: int, section: str) -> Finding:
     try:
         parse_id(rule.node)
     except BadData as error:
         return (
-            f"federated.node is not the key of a node: {error.message}",
+            f"{section}.node is not the key of a node: {error.message}",
             "copy it from where `signaling serve` shows it",
         )
     number, name = (rule.capacity, "capacity") if rule.mode == "asynchronous" else (rule.quorum, "quorum")
     if number and number < least:
         return (
-            f"federated.{name} = {number}, but min_peers = {least}: fewer would do",
+            f"{section}.{name} = {number}, but min_peers = {least}: fewer would do",
             f"write {name} = {least}, or more",
         )
     if rule.mode == "synchronous" and (rule.capacity or rule.cutoff or rule.max_age_seconds):
-        why = "federated.capacity, cutoff and max_age_seconds belong to the asynchronous mode"
+        why = f"{section}.capacity, cutoff and max_age_seconds belong to the asynchronous mode"
         return why, "remove them; quorum and deadline_seconds say when a synchronous version is made"
     return None
 
@@ -208,4 +240,17 @@ def _secrecy(spec: TaskSpec) -> Finding:
     return why, 'write min_peers = 3, or aggregator = "mean" (peers then see slices of each other\'s updates)'
 
 
-_CHECKS = (_federated, _robust, _secrecy, _schema, _features, _scale, _columns, _model, _bounds, _privacy, _metrics)
+_CHECKS = (
+    _federated,
+    _fallback,
+    _robust,
+    _secrecy,
+    _schema,
+    _features,
+    _scale,
+    _columns,
+    _model,
+    _bounds,
+    _privacy,
+    _metrics,
+)

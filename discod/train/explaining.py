@@ -33,6 +33,7 @@ def explain(spec: TaskSpec, parameter_count: int, peers: int | None = None) -> l
         f"peers     at least {spec.min_peers} in a round, quorum {spec.quorum}",
         f"sends     updates, about {_spaced(math.ceil(upload_kb))} kB per peer and round with {n} peers",
         f"updates   {_UPDATES[spec.aggregator]}",
+        *(_fallen_back(spec) if spec.has_fallback else ()),
         *_guarantee(spec, parameter_count, n),
     ]
 
@@ -55,6 +56,15 @@ def _hosted(spec: TaskSpec, parameter_count: int) -> list[str]:
         f"sends     updates to one node, about {kilobytes} kB each; the node's key is {rule.node[:9]}...",
         f"updates   {spec.aggregator}: the node SEES EACH PEER'S UPDATE by itself, and whose it is; {hidden}",
         f"          other peers see the {spec.aggregator} of a version, and whose updates are in it",
+    ]
+
+
+def _fallen_back(spec: TaskSpec) -> list[str]:
+    hidden = "the noise below is all that hides a row from it" if spec.is_private else "nothing hides your rows from it"
+    return [
+        f"fallback  after {spec.fallback.after_seconds:g} s without a quorum updates go to a node, until one is back;",
+        f"          the node SEES EACH PEER'S UPDATE by itself; {hidden}",
+        f"          the node's key is {spec.fallback.node[:9]}...; it alone then decides which versions are signed",
     ]
 
 

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from discod.aggregators import ROBUST, RobustRule
-from discod.wire.federated import FederatedSpec
+from discod.wire.federated import FallbackSpec, FederatedSpec
 
 TASK_LABEL = b"discod/task/1"
 SCHEMA = 1
@@ -171,11 +171,22 @@ class TaskSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aggregation: AggregationSpec = AggregationSpec()
     privacy: PrivacySpec = PrivacySpec()
     federated: FederatedSpec = FederatedSpec()
+    fallback: FallbackSpec = FallbackSpec()
 
     @property
     def id(self) -> bytes:
         """The TaskId, 32 bytes."""
         return hashlib.sha256(TASK_LABEL + encode_task(self)).digest()
+
+    @property
+    def has_fallback(self) -> bool:
+        """Whether it goes on in a node's buffer while no quorum is linked."""
+        return self.scheme == "decentralized" and self.fallback.node != ""
+
+    @property
+    def hosting(self) -> FederatedSpec:
+        """The rules of the node's buffer."""
+        return self.fallback if self.has_fallback else self.federated
 
     @property
     def rounds(self) -> int:

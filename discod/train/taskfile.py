@@ -135,7 +135,7 @@ def dump_task(spec: TaskSpec) -> str:
 
 
 def _used(spec: TaskSpec, section: str) -> bool:
-    return section != "federated" or spec.scheme == "federated"
+    return {"federated": spec.scheme == "federated", "fallback": spec.has_fallback}.get(section, True)
 
 
 def _dump_section(title: str, section: msgspec.Struct) -> str:

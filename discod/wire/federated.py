@@ -4,6 +4,7 @@
        -> Knock                  <- Hello                               (the node's key must be the one the task names)
        -> Show                                                          (records of the mesh, in parts, if asked for)
        -> Enter                  <- Entered | Denied                    (a member, with the signed task)
+                                 <- Bring; -> raw pieces; <- Entered    (a fallback's first visitor: the state it is at)
        -> Offer                  <- Bring | Pushed                      (Pushed: refused, with the reason; nothing left)
        -> Push, raw pieces       <- Pushed                              (kept on disk, or refused with the reason)
        -> Pull                   <- Published, raw pieces | Current     (waits for a newer version if asked to)
@@ -63,6 +64,14 @@ class FederatedSpec(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 60.0
 
 
+class FallbackSpec(FederatedSpec, frozen=True, forbid_unknown_fields=True):
+    """How a decentralized task goes on while no quorum is linked: in a node's buffer. Off while `node` is empty."""
+
+    after_seconds: Annotated[
+        float, Meta(ge=1, le=604_800, description="without a quorum, until updates go to the node instead")
+    ] = 60.0
+
+
 class _Rounds(Struct, frozen=True):
     rounds: int = 40
     min_peers: int = 3
@@ -80,6 +89,7 @@ class HostedTask(Struct, frozen=True):
     round: _Rounds = _Rounds()
     federated: FederatedSpec = FederatedSpec()
     aggregation: _Sums = _Sums()
+    fallback: FallbackSpec = FallbackSpec()
 
     @property
     def robust(self) -> RobustRule | None:
@@ -90,18 +100,27 @@ class HostedTask(Struct, frozen=True):
     @property
     def fewest(self) -> int:
         """Updates that a version may be made of."""
-        rule = self.federated
+        rule = self.rule
         if rule.mode == "synchronous":
             return self.quorum
         return 1 if rule.max_age_seconds else self.capacity
 
     @property
+    def is_fallback(self) -> bool:
+        """Decentralized (the default, so left out), with a node to fall back to."""
+        return self.scheme == "" and self.fallback.node != ""
+
+    @property
+    def rule(self) -> FederatedSpec:
+        return self.fallback if self.is_fallback else self.federated
+
+    @property
     def capacity(self) -> int:
-        return self.federated.capacity or self.round.min_peers
+        return self.rule.capacity or self.round.min_peers
 
     @property
     def quorum(self) -> int:
-        return self.federated.quorum or self.round.min_peers
+        return self.rule.quorum or self.round.min_peers
 
 
 def hosted_task(encoded: bytes) -> HostedTask:
@@ -128,7 +147,8 @@ class Show(_Said, frozen=True, tag="show"):
 class Enter(_Said, frozen=True, tag="enter"):
     """I, the holder of `key`, take part in `task` (its signed offer) with a vector of `floats` float32.
 
-    `origin` names the state that all start from. `signature` is over `enter_statement`.
+    `origin` names the state that all start from. `signature` is over `enter_statement`. In a fallback `head` is the
+    certified Head of that name: versions go on from its round, and whoever opens the buffer is asked for the vector.
     """
 
     mesh: Hash
@@ -139,6 +159,7 @@ class Enter(_Said, frozen=True, tag="enter"):
     origin: Hash
     floats: Annotated[int, Meta(ge=1, le=1 << 30)]
     signature: Signature
+    head: Annotated[bytes, Meta(max_length=300)] = b""
 
 
 class Entered(_Said, frozen=True, tag="entered"):
@@ -162,7 +183,7 @@ class Offer(_Said, frozen=True, tag="offer"):
 
 
 class Bring(_Said, frozen=True, tag="bring"):
-    """Yes: Push, and the vector."""
+    """Yes: Push, and the vector. With seq 0 in answer to an Enter: send the vector of its head."""
 
     seq: Number
 

@@ -23,6 +23,7 @@ from discod.control.events import EventLog
 from discod.daemon.exchange import DecentralizedExchange
 from discod.daemon.listening import Listener
 from discod.daemon.routing import Router, scope_of
+from discod.daemon.schemes import make_exchange
 from discod.identity import Identity, Members
 from discod.p2p.mesh import LinkUp, Mesh, Settings
 from discod.store import Store, open_store
@@ -105,7 +106,8 @@ class Peer:
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """A new exchange over this store, until it ends or is stopped."""
-        self.exchange = DecentralizedExchange(
+        make: Any = make_exchange
+        self.exchange: DecentralizedExchange = make(
             task=self.task,
             scope=self.scope,
             members=self.members,

@@ -70,6 +70,14 @@ class Town:
             await line.aclose()
         await self.node.settled()
 
+    async def keep_time(self) -> None:
+        """The node's clock runs with the test's, and it makes the versions that time makes."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.node.depot.watch)
+            while True:
+                await trio.sleep(1)
+                self.node.now += 1
+
     def rise(self) -> None:
         """It is there again, with what was on disk."""
         self.node.open()
