@@ -25,6 +25,7 @@ from discod.errors import PeerError, UserError
 from discod.identity import parse_id, parse_record
 from discod.identity.links import parse_link
 from discod.identity.records import _Sealed
+from discod.p2p.hosted import _said
 from discod.p2p.hosting import answer
 from discod.store.tensors import load_tensors, tensor_pieces
 from discod.train.datasets.npz import read_npz
@@ -110,7 +111,7 @@ def _network() -> Iterator[Decoder]:
     envelopes = tuple(messages.values())
     for name, kind in (("link", link_decoder), ("bulk", bulk_decoder), ("head", head_decoder)):
         yield Decoder(name, _wire(kind, 1 << 20), PeerError, envelopes[:1])
-    for name, kind in (("certificate", _certificate), ("version", _kept)):
+    for name, kind in (("certificate", _certificate), ("node's certificate", _said), ("version", _kept)):
         yield Decoder(name, _wire(kind, 1 << 20), PeerError, envelopes[:1])
     yield Decoder("envelope", lambda data: parse_body(parse_envelope(Signed(data, bytes(64)))), PeerError, envelopes)
     bodies = {kind: parse_envelope(Signed(data, bytes(64))).body for kind, data in messages.items()}

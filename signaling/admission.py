@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from discod.errors import BadData, Refused
 from discod.identity import Invite, Members, MeshInfo, TaskOffer, parse_id, parse_record, peer_id
-from discod.wire.codec import decode, decoder
+from discod.wire.codec import decode
 from discod.wire.federated import Enter, HostedTask, hosted_task
-from discod.wire.rounds import Head, head_hash
+from discod.wire.rounds import Head, head_decoder, head_hash
 from signaling import limits
-
-_head = decoder(Head)
 
 
 class Denial(Refused):
@@ -43,7 +41,7 @@ def _head_of(enter: Enter) -> Head | None:
     """Raises: PeerError, when what is named is not what is shown."""
     if not enter.head:
         return None
-    head: Head = decode(_head, enter.head)
+    head: Head = decode(head_decoder, enter.head)
     if head_hash(head) != enter.origin:
         raise Refused(None, "a head that is not the named state's")
     return head
