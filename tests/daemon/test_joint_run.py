@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,23 @@ async def test_runs_show_what_all_peers_measured(home: Callable[[str], Home], si
     await train(homes, signaling, TASK, Engine("stand-in", length=2000), 60)
     counts = np.array([measured(part) for part in parts])
     assert any(counts % 2), "or rounding would not show"
+    # Whoever has sent a measurement in an attempt that was lost does not send it again: a sum may lack some.
+    groups = [list(group) for size in (1, 2, 3) for group in combinations(range(3), size)]
+    ratios = {(counts[group] // 2).sum() / counts[group].sum() for group in groups}
+    shown = []
     for one in homes:
         with closing(open_store(one.paths.state)) as store:
             first, *later = [row.figures for row in store.figures(store.runs()[0].number)]
         assert (first["accuracy_joint"], first["loss_joint"]) == (None, None)
-        assert [each["accuracy_joint"] for each in later] == [(counts // 2).sum() / counts.sum()] * 3
         before = [first["loss"], *[each["loss"] for each in later[:-1]]]  # the stand-in's: of the state alone
-        assert [each["loss_joint"] for each in later] == pytest.approx(before, abs=3 * 2**-9 / counts.sum() + 1e-9)
         assert len(set(before)) == 3
+        shown.append([each["accuracy_joint"] for each in later])
+        for each, loss in zip(later, before, strict=True):
+            if each["accuracy_joint"] is not None:
+                assert each["accuracy_joint"] in ratios
+                assert each["loss_joint"] == pytest.approx(loss, abs=3 * 2**-9 / counts.min() + 1e-9)
+    seen = [
+        {each for each in figures if each is not None} for figures in zip(*shown, strict=True)
+    ]  # a fetched state: None
+    assert all(len(figures) <= 1 for figures in seen)
+    assert any(seen)
